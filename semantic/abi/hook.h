@@ -1,0 +1,76 @@
+/* Between libdjinn.so and libdjinn_torch.so: C, so that the two may carry different C++ runtimes. libdjinn.so dlopens the hook RTLD_LOCAL inside
+ * the first CUDA call when libtorch_cuda is in the process, and calls djinn_torch_start with this table. All functions may be called from any
+ * thread, none throws. */
+#pragma once
+#include <stddef.h>
+#include <stdint.h>
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define DJINN_HOOK_VERSION 1
+
+/* One per thread. While depth > 0 every entry point of libdjinn.so drops device work (launch, fill, H2D and D2D copies, void library calls), and
+ * fails what would hand a device value to the host, setting `abort` and `why`. The hook resets abort before it enters and reads it after. */
+typedef struct djinn_scope {
+  int depth;
+  int abort;
+  const char* why;     /* name of the function that asked for a device value */
+  uint64_t dropped;    /* device work dropped in this scope, for statistics */
+  uint32_t id;         /* non-zero with --check: calls are forwarded with kFlagScoped instead of dropped */
+  const char* op;      /* "aten::mm", for messages */
+} djinn_scope;
+
+typedef struct djinn_span {
+  const void* data;
+  size_t size;
+} djinn_span;
+
+typedef struct djinn_reply {
+  int status;             /* cudaError_t of the command: 0 = success */
+  const void* data;       /* reply payload after wire::Reply, valid until release */
+  size_t size;
+  const djinn_span* bulk;
+  size_t bulk_count;
+  const char* error;      /* text when status != 0: operation and reason */
+  void* owner;
+} djinn_reply;
+
+typedef struct djinn_hook_host {
+  uint32_t version, size;
+  djinn_scope* (*scope)(void);
+  /* 1: ops are executed by the server (op level); 0: call level, the scope only annotates */
+  int (*op_level)(void);
+  int (*checks)(void);
+  /* Names "aten::add.Tensor" that the server executes; sorted; lives as long as the process. */
+  const char* const* (*ops)(size_t* count);
+  /* Posts one record (payload a multiple of 8 bytes). Returns its ticket, 0 when the session is lost (the error is latched). May block on credit. */
+  uint64_t (*post)(uint32_t opcode, uint16_t flags, const void* payload, size_t size);
+  /* Posts several records so that no other thread's record comes between them. */
+  uint64_t (*post_many)(size_t count, const uint32_t* opcodes, const djinn_span* payloads);
+  /* A round trip: flushes, waits for the reply. Returns reply->status. The caller releases the reply. */
+  int (*call)(uint32_t opcode, uint16_t flags, const void* payload, size_t size, djinn_reply* reply);
+  void (*release)(djinn_reply*);
+  /* Statistics of the final line. */
+  void (*count_op)(int cache_hit, int aborted, int server_first);
+  /* `DJINN_PERF` names, e.g. "shape_cache": 1 unless "no_shape_cache" is given. Unknown names were refused at start. */
+  int (*perf)(const char* name);
+  /* Writes one line to stderr in Djinn's form, at level 0 error 1 warning 2 info 3 debug. */
+  void (*log)(int level, const char* text);
+  /* Sets what the next failing op of this thread should report (used by annotated calls). */
+  int (*stream_capturing)(void* stream);
+} djinn_hook_host;
+
+/* In libdjinn_torch.so. Returns 0, or fills `error` with one sentence. */
+int djinn_torch_start(const djinn_hook_host* host, char* error, size_t error_size);
+/* After a dlopen that may have registered more ops. */
+void djinn_torch_rescan(void);
+/* "2.14": the minor version this hook was built for; readable before start. */
+const char* djinn_torch_version(void);
+typedef int (*djinn_torch_start_fn)(const djinn_hook_host*, char*, size_t);
+typedef void (*djinn_torch_rescan_fn)(void);
+typedef const char* (*djinn_torch_version_fn)(void);
+
+#ifdef __cplusplus
+}
+#endif

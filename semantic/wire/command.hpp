@@ -1,0 +1,141 @@
+// The commands that a hand writes on both sides (interpose/encode ↔ server/decode): memory, copies, streams, events, modules, launches, ops.
+// Library calls (cuBLAS …) are generated from semantic/api and have opcodes with the top bit set (a CRC of their name, stable across versions).
+// Each struct is the fixed part of a payload, laid out for the wire: fixed widths, no padding, a multiple of 8 bytes; what follows it is said
+// beside it. Handles are minted by the client and never 0; stream 0 is the legacy default stream.
+#pragma once
+#include <cstdint>
+#include <type_traits>
+
+namespace djinn::wire {
+
+enum class Opcode : uint32_t {
+  // memory: granules of the session's address range come to life and die; a lease is the right to that many bytes
+  map_memory = 0x10,    // post MapMemory
+  unmap_memory = 0x11,  // post MapMemory
+  lease = 0x12,         // call Lease → reply LeaseReply
+  memory_info = 0x13,   // call (empty) → reply MemoryInfo
+  // copies: 1D is height = 1
+  upload = 0x20,         // post Upload, then put_bytes(rows, packed) when bulk = 0, else the rows packed in the bulk parts
+  download = 0x21,       // call Download → reply with the rows packed in bulk parts
+  push_download = 0x22,  // post Download: the rows come unasked in a `pushed` record with this ticket
+  copy = 0x23,           // post Copy: device to device
+  fill = 0x24,           // post Fill: memset
+  // streams and events
+  stream_create = 0x30,   // post StreamCreate
+  stream_destroy = 0x31,  // post Handle
+  stream_wait = 0x32,     // post StreamWait
+  event_record = 0x34,    // post EventRecord → later an `event_done` record when timed
+  event_destroy = 0x35,   // post Handle
+  synchronize = 0x36,     // call Handle (stream; ~0 = whole session) → empty reply
+  // modules and launches
+  module_load = 0x40,    // post ModuleLoad; the image (one cubin or PTX) in the bulk parts
+  module_unload = 0x41,  // post Handle
+  kernel_get = 0x42,     // post KernelGet, then put_string(name)
+  launch = 0x43,         // post Launch, then put_bytes(parameters packed as the kernel's KPARAM_INFO says)
+  // ops (semantic/wire/op.hpp)
+  op_define = 0x50,
+  tensor_define = 0x51,
+  tensor_forget = 0x52,
+  op_run = 0x53,
+  op_query = 0x54,
+  op_take = 0x55,
+  op_drop = 0x56,
+  scope = 0x57,  // post: calls with kFlagScoped that follow from this thread belong to this op; see op.hpp
+  // session
+  counters = 0x70,  // call (empty) → reply control::Counters
+};
+constexpr uint32_t kGeneratedOpcode = 0x80000000u;
+
+// worker → client
+enum class ReportOpcode : uint32_t {
+  reply = 1,       // Reply, then the command's own reply payload; bulk parts as the command says
+  event_done = 2,  // EventDone
+  error = 3,       // Error, then put_string(operation), put_string(text)
+  pushed = 4,      // Pushed; the rows packed in the bulk parts
+};
+
+struct MapMemory {
+  uint64_t address, size;  // multiples of kGranule
+};
+struct Lease {
+  uint64_t bytes;  // wanted in total, not in addition
+};
+struct LeaseReply {
+  uint64_t granted;  // in total; less than wanted = refused, the old lease stands
+};
+struct MemoryInfo {
+  uint64_t free, total;  // of the device
+};
+struct Upload {
+  uint64_t stream, address, pitch, width, height;
+};
+struct Download {
+  uint64_t stream, address, pitch, width, height;
+};
+struct Copy {
+  uint64_t stream, destination, destination_pitch, source, source_pitch, width, height;
+};
+struct Fill {
+  uint64_t stream, address, pitch, width, height;  // width in bytes
+  uint32_t value, element;                         // element size 1, 2 or 4; value in its low bytes
+};
+struct Handle {
+  uint64_t id;
+};
+constexpr uint64_t kAllStreams = ~0ull;
+struct StreamCreate {
+  uint64_t id;
+  uint32_t flags;
+  int32_t priority;
+};
+struct StreamWait {
+  uint64_t stream, event;
+};
+struct EventRecord {
+  uint64_t event, stream;
+  uint64_t timed;  // 1: report the time in an event_done record
+};
+struct ModuleLoad {
+  uint64_t id;
+  uint64_t bytes;    // of the whole image
+  uint64_t hash[2];  // of the image, for a later content cache; 0 = not given
+};
+struct KernelGet {
+  uint64_t id, module;
+};
+struct Launch {
+  uint64_t kernel, stream;
+  uint32_t grid[3], block[3];
+  uint32_t shared_bytes, attributes;  // attributes: bit 0 cooperative
+};
+
+struct Reply {
+  uint64_t ticket;
+  int32_t status;  // a CUresult-like code: cudaError_t of the command itself, 0 = success
+  uint32_t reserved;
+};
+struct EventDone {
+  uint64_t event, ticket;
+  uint64_t nanoseconds;  // of the device's clock
+};
+enum class ErrorClass : uint32_t {
+  refused = 1,    // the device cannot do it (unsupported op, SASS kernel): delivered once, at the next synchronisation
+  exception = 2,  // the op threw (an argument check): delivered once
+  sticky = 3,     // what CUDA makes sticky: illegal address, device assertion of a kernel
+  lost = 4,       // the session is over
+};
+struct Error {
+  uint64_t ticket;
+  int32_t code;  // cudaError_t
+  ErrorClass error_class;
+};
+struct Pushed {
+  uint64_t ticket;
+};
+
+template <class... T>
+constexpr bool kWireLayout = ((std::is_trivially_copyable_v<T> && sizeof(T) % 8 == 0 && std::has_unique_object_representations_v<T>) && ...);
+static_assert(kWireLayout<MapMemory, Lease, LeaseReply, MemoryInfo, Upload, Download, Copy, Fill, Handle, StreamCreate, StreamWait, EventRecord,
+                          ModuleLoad, KernelGet, Launch, Reply, EventDone, Error, Pushed>);
+
+}  // namespace djinn::wire
