@@ -111,7 +111,7 @@ struct Launch {
 
 struct Reply {
   uint64_t ticket;
-  int32_t status;  // a CUresult-like code: cudaError_t of the command itself, 0 = success
+  int32_t status;  // cudaError_t of the command itself; 0 = success, else put_string(operation), put_string(text) follow instead of its own payload
   uint32_t reserved;
 };
 struct EventDone {

@@ -100,8 +100,5 @@ template <class T> std::vector<std::byte> encode(Kind kind, const T& body);
 template <class T> std::optional<T> decode(std::span<const std::byte> message, Kind kind);
 // The header alone: nullopt when it is not ours at all.
 std::optional<ControlHeader> peek(std::span<const std::byte> message);
-// The same without a header, for payloads of commands.
-template <class T> std::vector<std::byte> pack(const T& body);
-template <class T> std::optional<T> unpack(std::span<const std::byte> bytes);
 
 }  // namespace djinn::wire::control

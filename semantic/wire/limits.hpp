@@ -35,7 +35,7 @@ constexpr uint32_t kLaunchParamBytesMax = 32768;
 // A control message (open, statistics). The op list of a torch build is about 100 KiB and travels as a blob inside it.
 constexpr uint32_t kControlBytesMax = 4u << 20;
 constexpr uint32_t kControlStringMax = 1u << 20;
-constexpr uint32_t kControlListMax = 4096;
+constexpr uint32_t kControlListMax = 65536;
 // The credit window: what a client may have posted and not yet seen executed. Beyond it, posting blocks ("stall").
 constexpr uint64_t kCreditTickets = 16384;
 constexpr uint64_t kCreditBytes = 256ull << 20;

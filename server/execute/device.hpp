@@ -1,0 +1,56 @@
+// What a session asks of its device. Every device fills the same table; the session and the decoders know no other way to it. The CPU device
+// (execute/cpu) executes in the order of the calls, which is a legal schedule of any streams; `--check` is a layer over a device, not a device.
+// Addresses have been checked against live memory before a call gets here. Errors: empty text = done.
+#pragma once
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+
+#include "semantic/abi/executor.h"
+#include "semantic/wire/command.hpp"
+#include "semantic/wire/control.hpp"
+
+namespace djinn::server {
+
+struct Failure {
+  int32_t code = 0;  // cudaError_t; 0 = success
+  wire::ErrorClass error_class = wire::ErrorClass::refused;
+  std::string operation, text;
+  explicit operator bool() const { return code != 0; }
+};
+
+// cudaError_t values that the server itself gives, by CUDA's numbers (the server needs no CUDA headers).
+namespace cuda_error {
+constexpr int32_t invalid_value = 1, memory_allocation = 2, invalid_resource_handle = 400, illegal_address = 700, launch_failure = 719, not_supported = 801,
+                  unknown = 999;
+}
+
+class Device {
+ public:
+  virtual ~Device() = default;
+  virtual wire::control::Device describe() const = 0;
+  virtual bool reserve(uint64_t address, uint64_t size) = 0;
+  virtual std::string map(uint64_t address, uint64_t size) = 0;
+  virtual std::string unmap(uint64_t address, uint64_t size) = 0;
+  virtual bool live(uint64_t address, uint64_t bytes) const = 0;
+  virtual bool live(uint64_t address, uint64_t pitch, uint64_t width, uint64_t height) const = 0;
+  virtual uint64_t memory_epoch() const = 0;
+  virtual uint64_t mapped() const = 0;
+  virtual uint64_t peak() const = 0;
+
+  // Rows of `width` bytes; `host` is packed (no padding between rows).
+  virtual void upload(const wire::Upload& to, std::span<const std::byte> host, uint64_t first_byte) = 0;
+  virtual void download(const wire::Download& from, std::byte* host) = 0;
+  virtual void copy(const wire::Copy& c) = 0;
+  virtual void fill(const wire::Fill& f) = 0;
+  // Nanoseconds of the device's clock when everything issued on the stream so far is done.
+  virtual uint64_t timestamp(uint64_t stream) = 0;
+  // `kernel` is the mangled name. The CPU device runs kernels that carry PTX (later) and refuses SASS by name.
+  virtual Failure launch(const std::string& kernel, const wire::Launch& l, std::span<const std::byte> parameters) = 0;
+};
+
+std::unique_ptr<Device> make_cpu_device(uint64_t total_memory, unsigned threads);
+
+}  // namespace djinn::server

@@ -1,0 +1,160 @@
+"""scripts/bench: native CPU PyTorch against Djinn on the CPU device, the two processes taking turns; the client's own counters per unit; bulk
+bandwidth beside what ZeroMQ alone reaches; the cost of one posted command. Prints a table and writes JSON with the facts of the machine.
+
+"Equal threads": both sides get the same number of intra-op threads; Djinn then uses one core more, because the client's front end runs beside the
+server. "Equal cores" gives the server one thread less. Both are printed, with the medians of the ratios round by round.
+"""
+import argparse
+import json
+import os
+import pathlib
+import platform
+import statistics
+import subprocess
+import sys
+import time
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
+from harness import BUILD, Server, clean_environment, client_environment
+
+HERE = pathlib.Path(__file__).resolve().parent
+REPEAT = dict(gpt=10, gpt_item=10, decode=60, cnn=20, add=3000)
+
+
+class Leg:
+    """One process that runs cases on request."""
+
+    def __init__(self, device, environment):
+        self.process = subprocess.Popen([sys.executable, str(HERE / "cases.py"), device], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
+
+    def ask(self, **request):
+        self.process.stdin.write(json.dumps(request) + "\n")
+        self.process.stdin.flush()
+        line = self.process.stdout.readline()
+        if not line:
+            raise SystemExit(f"bench: the process for {request} ended with status {self.process.wait()}")
+        return json.loads(line)
+
+    def close(self):
+        self.process.stdin.close()
+        self.process.wait(timeout=60)
+
+
+def machine():
+    cpu = next((line.split(":", 1)[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")), "?")
+    return dict(cpu=cpu, cores=os.cpu_count(), system=platform.platform(), load=os.getloadavg()[0], when=time.strftime("%Y-%m-%d"))
+
+
+def compare(native, djinn, case, threads, rounds, scale=1.0):
+    repeat = max(1, int(REPEAT.get(case, 20) * scale))
+    legs = (("native", native), ("djinn", djinn))
+    for _, leg in legs:  # warm up: allocators, caches, the server's pools
+        for _ in range(2):
+            leg.ask(case=case, repeat=repeat, threads=threads)
+    got = {name: [] for name, _ in legs}
+    for _ in range(rounds):
+        for name, leg in legs:
+            got[name].append(leg.ask(case=case, repeat=repeat, threads=threads))
+    a, b = got["native"][-1]["value"], got["djinn"][-1]["value"]
+    if abs(a - b) > 1e-3 * max(1.0, abs(a)):
+        raise SystemExit(f"bench: {case}: values differ (native {a}, djinn {b}); no timing of a wrong answer")
+    median = lambda name, key: statistics.median(x[key] for x in got[name])
+    counters = {k: round(statistics.median(x["counters"][k] for x in got["djinn"]), 2) for k in got["djinn"][0]["counters"]}
+    return dict(case=case, unit=got["djinn"][0]["unit"], threads=threads, native_ms=median("native", "seconds") * 1e3, djinn_ms=median("djinn", "seconds") * 1e3,
+                djinn_front_ms=median("djinn", "front") * 1e3,
+                ratio=statistics.median(y["seconds"] / x["seconds"] for x, y in zip(got["native"], got["djinn"])), per_unit=counters)
+
+
+def show(row):
+    c = row["per_unit"]
+    print(f"{row['case']:10s} {row['note']:14s} native {row['native_ms']:9.4f} ms  djinn {row['djinn_ms']:9.4f} ms/{row['unit']:5s} ratio {row['ratio']:5.2f}  "
+          f"round trips {c['round_trips']:.2f}  messages {c['frames']:.2f}  bytes {c['bytes']:.0f}  ops {c['ops']:.0f}  "
+          f"stalls {c['stalls']:.2f} ({c['stall_nanoseconds']/1e6:.2f} ms)", flush=True)
+
+
+def steps(options, result):
+    for threads in options.threads:
+        for note, server_threads in (("equal threads", threads), ("equal cores", threads - 1)):
+            if server_threads < 1:
+                continue
+            with Server("--threads", server_threads) as server:
+                native = Leg("cpu", clean_environment())
+                djinn = Leg("cuda", client_environment(server, DJINN_SUMMARY="off", **({"DJINN_LINK": options.link} if options.link else {})))
+                for case in options.cases:
+                    row = compare(native, djinn, case, threads, options.rounds, options.scale)
+                    row.update(note=f"{note} {threads}", server_threads=server_threads)
+                    show(row)
+                    result["steps"].append(row)
+                native.close()
+                djinn.close()
+
+
+def messages_without_idle_flush(options, result):
+    """The yardstick of the issue: data messages per GPT step when only size and synchronisation flush."""
+    with Server("--threads", options.threads[-1]) as server:
+        djinn = Leg("cuda", client_environment(server, DJINN_SUMMARY="off", DJINN_PERF="no_idle_flush"))
+        for case in ("gpt", "gpt_item"):
+            for _ in range(3):
+                answer = djinn.ask(case=case, repeat=10, threads=1)
+            result["messages"].append(dict(case=case, per_step=answer["counters"]))
+            c = answer["counters"]
+            print(f"{case:10s} no idle flush: {c['frames']:.1f} messages, {c['bytes']/1e3:.1f} kB, {c['round_trips']:.1f} round trips, {c['ops']:.0f} ops per step", flush=True)
+        djinn.close()
+
+
+def bandwidth(options, result):
+    sizes = [4 << 10, 64 << 10, 1 << 20, 16 << 20, 64 << 20][:3 if options.smoke else 5]
+    alone = {}
+    program = BUILD / "link_bench"
+    if program.exists():
+        done = subprocess.run([str(program), *map(str, sizes)], capture_output=True, text=True, timeout=300, check=True)
+        alone = {row["bytes"]: row for row in json.loads(done.stdout)["zmq"]}
+    with Server() as server:
+        djinn = Leg("cuda", client_environment(server, DJINN_SUMMARY="off"))
+        for size in sizes:
+            row = dict(bytes=size, zmq_gbps=alone.get(size, {}).get("gbps"))
+            for direction in ("h2d", "d2h"):
+                repeat = max(2, min(200, (256 << 20) // size))
+                times = [djinn.ask(case=f"copy:{direction}:{size}", repeat=repeat)["seconds"] for _ in range(3 if options.smoke else 7)]
+                row[direction + "_gbps"] = size / statistics.median(times[1:]) / 1e9
+            result["bandwidth"].append(row)
+            beside = f"  zmq alone {row['zmq_gbps']:6.2f} GB/s" if row["zmq_gbps"] else ""
+            print(f"copy {size:>9d} B  h2d {row['h2d_gbps']:6.2f} GB/s  d2h {row['d2h_gbps']:6.2f} GB/s{beside}", flush=True)
+        djinn.close()
+
+
+def posted_command(options, result):
+    program = BUILD / "post_bench"
+    if not program.exists():
+        return
+    done = subprocess.run([str(program), "--benchmark_format=json"], capture_output=True, text=True, timeout=300, check=True)
+    for b in json.loads(done.stdout)["benchmarks"]:
+        result["posted"].append(dict(name=b["name"], nanoseconds=b["cpu_time"]))
+        print(f"{b['name']:40s} {b['cpu_time']:.1f} ns", flush=True)
+
+
+def main():
+    cores = os.cpu_count()
+    parser = argparse.ArgumentParser(prog="scripts/bench", description=__doc__.split("\n\n")[0])
+    parser.add_argument("--json", default=None, help="write the result there")
+    parser.add_argument("--threads", default=f"1,{max(1, cores - 1)}", type=lambda s: sorted({int(x) for x in s.split(",")}))
+    parser.add_argument("--cases", default="cnn,gpt,gpt_item,decode,add", type=lambda s: s.split(","))
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--link", default=None, help="emulated network, e.g. rtt=1ms,bandwidth=1Gbit")
+    parser.add_argument("--smoke", action="store_true", help="the shortest run that touches everything")
+    options = parser.parse_args()
+    options.scale = 1.0
+    if options.smoke:
+        options.rounds, options.scale, options.threads = 2, 0.2, options.threads[-1:]
+    result = dict(machine=machine(), link=options.link, steps=[], messages=[], bandwidth=[], posted=[])
+    steps(options, result)
+    messages_without_idle_flush(options, result)
+    bandwidth(options, result)
+    posted_command(options, result)
+    if options.json:
+        pathlib.Path(options.json).write_text(json.dumps(result, indent=1) + "\n")
+        print(f"written to {options.json}")
+
+
+if __name__ == "__main__":
+    main()
