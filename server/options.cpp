@@ -8,13 +8,10 @@
 #include <algorithm>
 #include <charconv>
 #include <fstream>
+#include <sstream>
 #include <toml++/toml.h>
 
 #include "semantic/wire/limits.hpp"
-
-#ifndef DJINN_VERSION
-#define DJINN_VERSION "0.1.0"
-#endif
 
 extern char** environ;
 

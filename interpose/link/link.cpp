@@ -368,6 +368,7 @@ void djinn_link::run() {
       std::lock_guard lock(deliver);
       drain();
     }
+    events.on_tick(events.self);
     auto now = Clock::now();
     // We were not running ourselves (Ctrl-Z, a debugger, a laptop's lid): the peer's silence proves nothing.
     if (now - last_loop > 2 * heartbeat + 1s) heard = now.time_since_epoch().count();

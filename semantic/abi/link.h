@@ -44,10 +44,12 @@ typedef struct djinn_link_opened { /* strings live as long as the link */
 
 typedef struct djinn_link_events {
   void* self;
-  /* A whole report frame, header included, with its bulk parts. Called by whichever thread drives the socket, one at a time; must not call send. */
+  /* A whole report frame, header included, with its bulk parts. Called by whichever thread drives the socket, one at a time; may send, must not drive. */
   void (*on_frame)(void* self, const void* frame, size_t size, const djinn_part* bulk, size_t bulk_count);
   /* Once, when the session is over: `reason` names the server and why. */
   void (*on_lost)(void* self, const char* reason);
+  /* From the pump thread, about twice a second: nothing stays unflushed longer than that. */
+  void (*on_tick)(void* self);
 } djinn_link_events;
 
 typedef struct djinn_link_stats {

@@ -1,44 +1,67 @@
-// The table of commands. Library calls (the top bit set) are found in the generated table.
+// See decode.hpp.
 #include "server/decode/decode.hpp"
 
-#include "server/decode/library.hpp"
+#include <fmt/format.h>
 
-namespace djinn::server {
+#include "semantic/wire/archive.hpp"
 
-Decoder find_decoder(uint32_t opcode) {
-  if (opcode & wire::kGeneratedOpcode) return find_library(opcode) ? decode_library : nullptr;
-  using wire::Opcode;
-  switch (static_cast<Opcode>(opcode)) {
-    case Opcode::map_memory: return decode::map_memory;
-    case Opcode::unmap_memory: return decode::unmap_memory;
-    case Opcode::lease: return decode::lease;
-    case Opcode::memory_info: return decode::memory_info;
-    case Opcode::upload: return decode::upload;
-    case Opcode::download: return decode::download;
-    case Opcode::push_download: return decode::push_download;
-    case Opcode::copy: return decode::copy;
-    case Opcode::fill: return decode::fill;
-    case Opcode::stream_create: return decode::stream_create;
-    case Opcode::stream_destroy: return decode::stream_destroy;
-    case Opcode::stream_wait: return decode::stream_wait;
-    case Opcode::event_record: return decode::event_record;
-    case Opcode::event_destroy: return decode::event_destroy;
-    case Opcode::synchronize: return decode::synchronize;
-    case Opcode::module_load: return decode::module_load;
-    case Opcode::module_unload: return decode::module_unload;
-    case Opcode::kernel_get: return decode::kernel_get;
-    case Opcode::launch: return decode::launch;
+namespace djinn::server::decode {
+
+using wire::ErrorClass;
+using wire::Opcode;
+
+Failure malformed(const char* command) { return {cuda_error::unknown, ErrorClass::lost, command, "malformed command"}; }
+Failure invalid(const char* command, std::string why) { return {cuda_error::invalid_value, ErrorClass::refused, command, std::move(why)}; }
+Failure illegal_address(const char* command, uint64_t address, uint64_t bytes) {
+  return {cuda_error::illegal_address, ErrorClass::sticky, command, fmt::format("{} bytes at {:#x} are not all inside live device memory", bytes, address)};
+}
+Failure unknown_handle(const char* command, const char* what, uint64_t id) {
+  return {cuda_error::invalid_resource_handle, ErrorClass::refused, command, fmt::format("there is no {} {}", what, id)};
+}
+
+Failure counters(Session& s, const Command& c) {
+  if (!c.payload.empty() || !c.bulk.empty()) return malformed("counters");
+  s.answer = wire::control::pack(s.counters());
+  return {};
+}
+
+static Function find_command(Opcode opcode) {
+  switch (opcode) {
+    case Opcode::map_memory: return map_memory;
+    case Opcode::unmap_memory: return unmap_memory;
+    case Opcode::lease: return lease;
+    case Opcode::memory_info: return memory_info;
+    case Opcode::upload: return upload;
+    case Opcode::download: return download;
+    case Opcode::push_download: return push_download;
+    case Opcode::copy: return copy;
+    case Opcode::fill: return fill;
+    case Opcode::stream_create: return stream_create;
+    case Opcode::stream_destroy: return stream_destroy;
+    case Opcode::stream_wait: return stream_wait;
+    case Opcode::event_record: return event_record;
+    case Opcode::event_destroy: return event_destroy;
+    case Opcode::synchronize: return synchronize;
+    case Opcode::module_load: return module_load;
+    case Opcode::module_unload: return module_unload;
+    case Opcode::kernel_get: return kernel_get;
+    case Opcode::launch: return launch;
     case Opcode::op_define:
     case Opcode::tensor_define:
     case Opcode::tensor_forget:
     case Opcode::op_run:
     case Opcode::op_query:
     case Opcode::op_take:
-    case Opcode::op_drop: return decode::op;
-    case Opcode::scope: return decode::scope;
-    case Opcode::counters: return decode::counters;
+    case Opcode::op_drop: return op;
+    case Opcode::scope: return scope;
+    case Opcode::counters: return counters;
   }
   return nullptr;
 }
 
-}  // namespace djinn::server
+Function find(uint32_t opcode) {
+  if (opcode & wire::kGeneratedOpcode) return find_library_call(opcode);
+  return find_command(static_cast<Opcode>(opcode));
+}
+
+}  // namespace djinn::server::decode

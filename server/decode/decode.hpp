@@ -1,61 +1,52 @@
-// From opcode to hand: one function per command, in the file that mirrors interpose/encode's. A decoder reads its payload with the bounded reader,
-// asks once whether all of it was there, checks that every extent is live memory of the session, and calls the device.
+// Opcode → function. Each decoder reads one command's payload to its last byte, checks what it names against the session, and asks the device. The
+// mirror of interpose/encode: memory.cpp, copy.cpp, stream.cpp, event.cpp, module.cpp, launch.cpp, op.cpp; library calls come generated.
 #pragma once
+#include "semantic/wire/codec.hpp"
 #include "server/session/session.hpp"
 
-namespace djinn::server {
+namespace djinn::server::decode {
 
-using Decoder = void (*)(Session&);
-// Null for an opcode that this server does not know.
-Decoder find_decoder(uint32_t opcode);
+using Function = Failure (*)(Session&, const Command&);
+// Null for an opcode that nobody knows.
+Function find(uint32_t opcode);
+// Library calls: opcodes with the top bit set (server/decode/library.cpp).
+Function find_library_call(uint32_t opcode);
 
-namespace decode {
-// memory.cpp
-void map_memory(Session&);
-void unmap_memory(Session&);
-void lease(Session&);
-void memory_info(Session&);
-// memcpy.cpp
-void upload(Session&);
-void download(Session&);
-void push_download(Session&);
-void copy(Session&);
-void fill(Session&);
-// stream.cpp
-void stream_create(Session&);
-void stream_destroy(Session&);
-void stream_wait(Session&);
-void event_record(Session&);
-void event_destroy(Session&);
-void synchronize(Session&);
-// module.cpp
-void module_load(Session&);
-void module_unload(Session&);
-void kernel_get(Session&);
-void launch(Session&);
-// op.cpp
-void op(Session&);
-void scope(Session&);
-// session.cpp
-void counters(Session&);
-}  // namespace decode
+// The payload is not what the command's layout says: an encoder of ours never does that, so the session ends.
+Failure malformed(const char* command);
+Failure invalid(const char* command, std::string why);
+Failure illegal_address(const char* command, uint64_t address, uint64_t bytes);
+Failure unknown_handle(const char* command, const char* what, uint64_t id);
 
-// Reads exactly one fixed struct; false (and the error latched) when the payload is anything else.
+// A payload that is one fixed struct and nothing else.
 template <class Fixed>
-bool read_fixed(Session& s, Fixed& fixed, const char* command) {
-  wire::Reader r(s.now.record->payload);
-  fixed = r.get<Fixed>();
-  if (r.finished()) return true;
-  s.malformed(command);
-  return false;
+bool read_all(const Command& c, Fixed& out) {
+  wire::Reader r(c.payload);
+  out = r.get<Fixed>();
+  return r.finished() && c.bulk.empty();
 }
 
-// The error that CUDA gives for an access outside live memory: sticky.
-inline void illegal_address(Session& s, const char* command, uint64_t address, uint64_t bytes) {
-  char text[160];
-  snprintf(text, sizeof text, "an illegal memory access: %llu bytes at 0x%llx are not allocated", static_cast<unsigned long long>(bytes),
-           static_cast<unsigned long long>(address));
-  s.fail({cuda_error::illegal_address, wire::ErrorClass::sticky, command, text});
-}
+Failure map_memory(Session&, const Command&);
+Failure unmap_memory(Session&, const Command&);
+Failure lease(Session&, const Command&);
+Failure memory_info(Session&, const Command&);
+Failure upload(Session&, const Command&);
+Failure download(Session&, const Command&);
+Failure push_download(Session&, const Command&);
+Failure copy(Session&, const Command&);
+Failure fill(Session&, const Command&);
+Failure stream_create(Session&, const Command&);
+Failure stream_destroy(Session&, const Command&);
+Failure stream_wait(Session&, const Command&);
+Failure synchronize(Session&, const Command&);
+Failure event_record(Session&, const Command&);
+Failure event_destroy(Session&, const Command&);
+Failure module_load(Session&, const Command&);
+Failure module_unload(Session&, const Command&);
+Failure kernel_get(Session&, const Command&);
+Failure launch(Session&, const Command&);
+Failure op(Session&, const Command&);
+Failure scope(Session&, const Command&);
+Failure counters(Session&, const Command&);
 
-}  // namespace djinn::server
+}  // namespace djinn::server::decode

@@ -1,79 +1,93 @@
-// Copies and fills. Both ends of every copy are checked against live memory before a byte moves. Mirror: interpose/encode/memcpy.cpp.
+// Copies in every direction and fills. An extent is `height` rows of `width` bytes, `pitch` apart; all of it lies in live memory or the session has an
+// illegal address, as on a GPU. Host rows travel packed, over as many parts as the sender liked.
+#include <fmt/format.h>
+
 #include "server/decode/decode.hpp"
 
 namespace djinn::server::decode {
 
-static bool extent(Session& s, const char* command, uint64_t address, uint64_t pitch, uint64_t width, uint64_t height) {
-  if (s.device().live(address, pitch, width, height)) return true;
-  illegal_address(s, command, address, width);
-  return false;
+using wire::ErrorClass;
+
+namespace {
+
+// The bytes of `height` packed rows, or false when that is no number.
+bool packed(uint64_t width, uint64_t height, uint64_t& bytes) { return !__builtin_mul_overflow(width, height, &bytes); }
+
+Failure check_extent(Session& s, const char* command, uint64_t stream, uint64_t address, uint64_t pitch, uint64_t width, uint64_t height) {
+  if (!s.known_stream(stream)) return unknown_handle(command, "stream", stream);
+  if (!s.device().live(address, pitch, width, height)) return illegal_address(command, address, height > 1 ? pitch * (height - 1) + width : width);
+  return {};
 }
 
-void upload(Session& s) {
-  wire::Reader r(s.now.record->payload);
+// The rows of a download in parts of their own; empty when one would be too many.
+Failure gather(Session& s, const char* command, const wire::Download& d, std::vector<djinn_part>& parts) {
+  if (Failure f = check_extent(s, command, d.stream, d.address, d.pitch, d.width, d.height)) return f;
+  uint64_t total = 0;
+  if (!packed(d.width, d.height, total) || total > wire::kBulkBytesMax * (wire::kBulkPartsMax / 2)) return invalid(command, "more bytes than one command may carry");
+  s.report().await_outstanding(kReportBulkMax);
+  for (uint64_t first = 0; first < total; first += wire::kBulkBytesMax) {
+    std::vector<std::byte> rows(std::min(wire::kBulkBytesMax, total - first));
+    s.device().download(d, first, rows);
+    parts.push_back(s.report().own(std::move(rows)));
+  }
+  return {};
+}
+
+}  // namespace
+
+Failure upload(Session& s, const Command& c) {
+  wire::Reader r(c.payload);
   auto u = r.get<wire::Upload>();
-  std::span<const std::byte> inline_bytes;
-  uint16_t parts = s.now.record->head.bulk;
-  if (!parts) inline_bytes = r.get_bytes(wire::kInlineBytesMax);
-  uint64_t total;
-  if (!r.finished() || __builtin_mul_overflow(u.width, u.height, &total)) return s.malformed("upload");
-  uint64_t sent = inline_bytes.size();
-  for (uint16_t i = 0; i < parts; i++) sent += s.now.bulk(i).size();
-  if (sent != total) return s.malformed("upload");
-  if (!extent(s, "cudaMemcpy host to device", u.address, u.pitch, u.width, u.height)) return;
-  if (!parts) return s.device().upload(u, inline_bytes, 0);
+  std::span<const std::byte> inlined;
+  if (c.bulk.empty()) inlined = r.get_bytes(wire::kInlineBytesMax);
+  if (!r.finished()) return malformed("upload");
+  uint64_t total = 0, sent = inlined.size();
+  for (auto part : c.bulk) sent += part.size();
+  if (!packed(u.width, u.height, total) || total != sent) return malformed("upload");
+  if (Failure f = check_extent(s, "upload", u.stream, u.address, u.pitch, u.width, u.height)) return f;
+  if (!inlined.empty()) s.device().upload(u, inlined, 0);
   uint64_t first = 0;
-  for (uint16_t i = 0; i < parts; first += s.now.bulk(i).size(), i++) s.device().upload(u, s.now.bulk(i), first);
+  for (auto part : c.bulk) {
+    s.device().upload(u, part, first);
+    first += part.size();
+  }
+  return {};
 }
 
-// Splits what comes back into parts of at most kBulkBytesMax.
-static std::vector<std::vector<std::byte>> read_back(Session& s, const wire::Download& d) {
-  std::vector<std::vector<std::byte>> parts;
-  uint64_t rows_at_once = d.height == 1 ? 1 : std::max<uint64_t>(1, wire::kBulkBytesMax / d.width);
-  for (uint64_t row = 0; row < d.height; row += rows_at_once)
-    for (uint64_t column = 0; column < d.width; column += wire::kBulkBytesMax) {  // more than once for one wide row only
-      wire::Download piece = d;
-      piece.address += row * d.pitch + column;
-      piece.width = std::min<uint64_t>(d.width - column, wire::kBulkBytesMax);
-      piece.height = std::min(rows_at_once, d.height - row);
-      parts.emplace_back(piece.width * piece.height);
-      s.device().download(piece, parts.back().data());
-    }
-  return parts;
-}
-
-static bool read_download(Session& s, wire::Download& d) {
-  if (!read_fixed(s, d, "download")) return false;
-  uint64_t total;
-  bool rows_fit = d.height <= 1 || d.width <= wire::kBulkBytesMax;
-  if (__builtin_mul_overflow(d.width, d.height, &total) || !rows_fit || total / wire::kBulkBytesMax >= wire::kBulkPartsMax - 1) return s.malformed("download"), false;
-  return extent(s, "cudaMemcpy device to host", d.address, d.pitch, d.width, d.height);
-}
-
-void download(Session& s) {
+Failure download(Session& s, const Command& c) {
   wire::Download d;
-  if (read_download(s, d)) s.reply(0, {}, read_back(s, d));
+  if (!read_all(c, d)) return malformed("download");
+  // only a waiting caller gets the rows: push_download is for the others
+  if (!(c.head.flags & wire::kFlagCall)) return invalid("download", "not sent as a call");
+  return gather(s, "download", d, s.answer_bulk);
 }
 
-void push_download(Session& s) {
+Failure push_download(Session& s, const Command& c) {
   wire::Download d;
-  if (!read_download(s, d)) return;
-  wire::Pushed p{s.now.ticket};
-  s.report().add(wire::ReportOpcode::pushed, std::as_bytes(std::span(&p, 1)), read_back(s, d));
+  if (!read_all(c, d)) return malformed("push_download");
+  std::vector<djinn_part> parts;
+  if (Failure f = gather(s, "push_download", d, parts)) return f;
+  s.report().pushed(c.ticket, parts);
+  return {};
 }
 
-void copy(Session& s) {
-  wire::Copy c;
-  if (!read_fixed(s, c, "copy")) return;
-  const char* what = "cudaMemcpy device to device";
-  if (extent(s, what, c.destination, c.destination_pitch, c.width, c.height) && extent(s, what, c.source, c.source_pitch, c.width, c.height)) s.device().copy(c);
+Failure copy(Session& s, const Command& c) {
+  wire::Copy m;
+  if (!read_all(c, m)) return malformed("copy");
+  if (Failure f = check_extent(s, "copy", m.stream, m.source, m.source_pitch, m.width, m.height)) return f;
+  if (Failure f = check_extent(s, "copy", m.stream, m.destination, m.destination_pitch, m.width, m.height)) return f;
+  s.device().copy(m);
+  return {};
 }
 
-void fill(Session& s) {
-  wire::Fill f;
-  if (!read_fixed(s, f, "fill")) return;
-  if (f.element != 1 && f.element != 2 && f.element != 4) return s.malformed("fill");
-  if (extent(s, "cudaMemset", f.address, f.pitch, f.width, f.height)) s.device().fill(f);
+Failure fill(Session& s, const Command& c) {
+  wire::Fill m;
+  if (!read_all(c, m)) return malformed("fill");
+  if (m.element != 1 && m.element != 2 && m.element != 4) return invalid("fill", fmt::format("elements of {} bytes", m.element));
+  if (m.width % m.element || m.address % m.element || (m.height > 1 && m.pitch % m.element)) return invalid("fill", "not whole, aligned elements");
+  if (Failure f = check_extent(s, "fill", m.stream, m.address, m.pitch, m.width, m.height)) return f;
+  s.device().fill(m);
+  return {};
 }
 
 }  // namespace djinn::server::decode

@@ -1,35 +1,43 @@
-// Memory commands: granules come and go, within the session's lease. Mirror: interpose/encode/memory.cpp.
+// Memory commands: granules come to life within the session's lease, and go. Sub-allocation is the client's (interpose/shadow's arena).
+#include <fmt/format.h>
+
 #include "server/decode/decode.hpp"
 
 namespace djinn::server::decode {
 
-void map_memory(Session& s) {
+using wire::ErrorClass;
+
+Failure map_memory(Session& s, const Command& c) {
   wire::MapMemory m;
-  if (!read_fixed(s, m, "map_memory")) return;
-  if (m.size > s.lease || s.device().mapped() > s.lease - m.size)
-    return s.fail({cuda_error::memory_allocation, wire::ErrorClass::exception, "map_memory", "beyond the session's memory lease"});
-  if (auto why = s.device().map(m.address, m.size); !why.empty()) s.fail({cuda_error::invalid_value, wire::ErrorClass::exception, "map_memory", why});
+  if (!read_all(c, m)) return malformed("map_memory");
+  if (m.size > s.lease() || s.device().mapped() > s.lease() - m.size)
+    return {cuda_error::memory_allocation, ErrorClass::refused, "map_memory", fmt::format("{} bytes more than {} mapped exceed the lease of {}", m.size, s.device().mapped(), s.lease())};
+  if (auto e = s.device().map(m.address, m.size); !e.empty()) return invalid("map_memory", e);
+  s.memory_changed();
+  return {};
 }
 
-void unmap_memory(Session& s) {
+Failure unmap_memory(Session& s, const Command& c) {
   wire::MapMemory m;
-  if (!read_fixed(s, m, "unmap_memory")) return;
-  if (auto why = s.device().unmap(m.address, m.size); !why.empty()) s.fail({cuda_error::invalid_value, wire::ErrorClass::exception, "unmap_memory", why});
+  if (!read_all(c, m)) return malformed("unmap_memory");
+  s.report().await_outstanding(0);  // rows on their way out lie in buffers of their own, or in the memory that goes
+  if (auto e = s.device().unmap(m.address, m.size); !e.empty()) return invalid("unmap_memory", e);
+  s.memory_changed();
+  return {};
 }
 
-void lease(Session& s) {
-  wire::Lease l;
-  if (!read_fixed(s, l, "lease")) return;
-  s.lease = std::max(s.ask_lease(l.bytes), s.device().mapped());
-  wire::LeaseReply r{s.lease};
-  s.reply(0, std::as_bytes(std::span(&r, 1)));
+Failure lease(Session& s, const Command& c) {
+  wire::Lease wanted;
+  if (!read_all(c, wanted)) return malformed("lease");
+  wire::Writer(s.answer).put(wire::LeaseReply{s.change_lease(wanted.bytes)});
+  return {};
 }
 
-void memory_info(Session& s) {
-  // what the broker would still grant, beside what this session holds unused
-  uint64_t granted = s.ask_lease(0);  // 0 asks without changing anything; the answer is what is free on the device
-  wire::MemoryInfo i{std::min(s.device_total, granted + s.lease - std::min(s.lease, s.device().mapped())), s.device_total};
-  s.reply(0, std::as_bytes(std::span(&i, 1)));
+Failure memory_info(Session& s, const Command& c) {
+  if (!c.payload.empty() || !c.bulk.empty()) return malformed("memory_info");
+  uint64_t total = s.device().describe().total_memory;
+  wire::Writer(s.answer).put(wire::MemoryInfo{total - std::min(total, s.device().mapped()), total});
+  return {};
 }
 
 }  // namespace djinn::server::decode

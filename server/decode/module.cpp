@@ -1,67 +1,49 @@
-// Modules, kernels, launches. Mirror: interpose/encode/launch.cpp. The device decides whether it can run a kernel; the check layer validates launches
-// that an op computes anyway (kFlagScoped).
+// Modules and their kernels, by the client's handles. The CPU device executes no machine code of GPUs, so that an image is dropped
+// unless the check layer wants to read it.
 #include "server/decode/decode.hpp"
-#include "server/execute/check/check.hpp"
 
 namespace djinn::server::decode {
 
-// What one session may keep of module images; PyTorch's largest fatbin member is about 90 MB.
-constexpr uint64_t kModuleBytesMax = 1ull << 30;
+using wire::ErrorClass;
 
-void module_load(Session& s) {
-  wire::ModuleLoad m;
-  if (!read_fixed(s, m, "module_load")) return;
-  uint64_t held = 0;
-  for (auto& [id, module] : s.modules) held += module.image.size();
-  if (m.bytes > kModuleBytesMax || held > kModuleBytesMax - m.bytes || s.modules.contains(m.id)) return s.malformed("module_load");
+Failure module_load(Session& s, const Command& c) {
+  wire::Reader r(c.payload);
+  auto m = r.get<wire::ModuleLoad>();
+  if (!r.finished()) return malformed("module_load");
+  uint64_t sent = 0;
+  for (auto part : c.bulk) sent += part.size();
+  if (sent != m.bytes) return malformed("module_load");
+  if (m.id == 0 || s.modules.count(m.id)) return invalid("module_load", "the id is taken");
+  if (s.modules.size() >= kModulesMax) return {cuda_error::memory_allocation, ErrorClass::refused, "module_load", "too many modules"};
   Module module;
-  for (uint16_t i = 0; i < s.now.record->head.bulk; i++) {
-    auto part = s.now.bulk(i);
-    module.image.insert(module.image.end(), part.begin(), part.end());
-  }
-  if (module.image.size() != m.bytes) return s.malformed("module_load");
+  if (s.opened().checks)
+    for (auto part : c.bulk) module.image.insert(module.image.end(), part.begin(), part.end());
   s.modules.emplace(m.id, std::move(module));
+  return {};
 }
 
-void module_unload(Session& s) {
-  wire::Handle h;
-  if (!read_fixed(s, h, "module_unload")) return;
-  s.modules.erase(h.id);
-  std::erase_if(s.kernels, [&](auto& k) { return k.second.module == h.id; });
+Failure module_unload(Session& s, const Command& c) {
+  wire::Handle m;
+  if (!read_all(c, m)) return malformed("module_unload");
+  auto it = s.modules.find(m.id);
+  if (it == s.modules.end()) return unknown_handle("module_unload", "module", m.id);
+  for (uint64_t kernel : it->second.kernels) s.kernels.erase(kernel);
+  s.modules.erase(it);
+  return {};
 }
 
-void kernel_get(Session& s) {
-  wire::Reader r(s.now.record->payload);
-  auto k = r.get<wire::KernelGet>();
+Failure kernel_get(Session& s, const Command& c) {
+  wire::Reader r(c.payload);
+  auto m = r.get<wire::KernelGet>();
   auto name = r.get_string(wire::kNameBytesMax);
-  if (!r.finished() || s.kernels.size() >= kHandlesMax || s.kernels.contains(k.id)) return s.malformed("kernel_get");
-  if (!s.modules.contains(k.module)) return s.fail({cuda_error::invalid_resource_handle, wire::ErrorClass::exception, std::string(name), "unknown module"});
-  s.kernels[k.id] = {std::string(name), k.module};
-}
-
-void launch(Session& s) {
-  wire::Reader r(s.now.record->payload);
-  auto l = r.get<wire::Launch>();
-  auto parameters = r.get_bytes(wire::kLaunchParamBytesMax);
-  if (!r.finished()) return s.malformed("launch");
-  auto kernel = s.kernels.find(l.kernel);
-  if (kernel == s.kernels.end()) {
-    if (s.check()) ++s.count.violations;
-    return s.fail({cuda_error::invalid_resource_handle, wire::ErrorClass::exception, "launch", "unknown kernel"});
-  }
-  if (s.check()) {
-    if (auto f = check::validate_launch(s, kernel->second, l, parameters)) {
-      ++s.count.violations;
-      return s.fail(f);
-    }
-    ++s.count.launches_validated;
-    return;  // an op computes it, or (blind) nobody does
-  }
-  if (s.now.record->head.flags & wire::kFlagScoped) return s.malformed("launch");
-  if (auto f = s.device().launch(kernel->second.name, l, parameters)) {
-    ++s.count.launches_refused;
-    s.fail(f);
-  }
+  if (!r.finished() || !c.bulk.empty()) return malformed("kernel_get");
+  auto module = s.modules.find(m.module);
+  if (module == s.modules.end()) return unknown_handle("kernel_get", "module", m.module);
+  if (m.id == 0 || s.kernels.count(m.id)) return invalid("kernel_get", "the id is taken");
+  if (s.kernels.size() >= kKernelsMax) return {cuda_error::memory_allocation, ErrorClass::refused, "kernel_get", "too many kernels"};
+  module->second.kernels.insert(m.id);
+  s.kernels[m.id] = {m.module, std::string(name)};
+  return {};
 }
 
 }  // namespace djinn::server::decode

@@ -40,9 +40,10 @@ class Device {
   virtual uint64_t mapped() const = 0;
   virtual uint64_t peak() const = 0;
 
-  // Rows of `width` bytes; `host` is packed (no padding between rows).
-  virtual void upload(const wire::Upload& to, std::span<const std::byte> host, uint64_t first_byte) = 0;
-  virtual void download(const wire::Download& from, std::byte* host) = 0;
+  // Rows of `width` bytes; `host` is packed (no padding between rows): a part of it that begins at byte `first`.
+  virtual void upload(const wire::Upload& to, std::span<const std::byte> host, uint64_t first) = 0;
+  // Packed bytes [first, first + host.size()) of the rows.
+  virtual void download(const wire::Download& from, uint64_t first, std::span<std::byte> host) = 0;
   virtual void copy(const wire::Copy& c) = 0;
   virtual void fill(const wire::Fill& f) = 0;
   // Nanoseconds of the device's clock when everything issued on the stream so far is done.
@@ -51,6 +52,6 @@ class Device {
   virtual Failure launch(const std::string& kernel, const wire::Launch& l, std::span<const std::byte> parameters) = 0;
 };
 
-std::unique_ptr<Device> make_cpu_device(uint64_t total_memory, unsigned threads);
+std::unique_ptr<Device> make_cpu_device(uint64_t total_memory);
 
 }  // namespace djinn::server

@@ -1,56 +1,85 @@
-// Between the broker and one worker process: a SOCK_SEQPACKET pair, one small message each, through the same bounded archives as the control plane.
-// The end of either process closes the pair, which the other sees at once.
+// Between the broker and one worker process: a SOCK_SEQPACKET pair and a few kinds of message, through the same bounded archives as the control
+// plane. The end of either process closes the pair, which the other sees at once: there is no other heartbeat between them.
 #pragma once
-#include <sys/socket.h>
-
 #include <cstdint>
 #include <optional>
 #include <string>
 #include <vector>
 
-#include "semantic/wire/archive.hpp"
 #include "semantic/wire/control.hpp"
 
 namespace djinn::server {
 
 namespace control = wire::control;
 
-enum class ChannelKind : uint64_t { ready = 1, assign, assigned, failed, threads, lease_wanted, lease_granted, counters_wanted, counters, ended, shut };
+enum class ChannelKind : uint64_t {
+  start = 1,        // broker → worker, first: what to load and where to listen
+  ready,            // worker → broker: listening, warm
+  assign,           // broker → worker: serve this session
+  assigned,         // worker → broker: the session's range is reserved
+  failed,           // worker → broker: it cannot serve, and ends
+  threads,          // broker → worker: a new share of the device's threads
+  lease_wanted,     // worker → broker: so many bytes in total; answered by
+  lease_granted,    // broker → worker
+  counters_wanted,  // broker → worker; answered by
+  counters,         // worker → broker, also unasked once a second while something changes
+  ended,            // worker → broker: the session is over, with its last counters
+  shut,             // broker → worker: end, and tell the client why
+};
 
-// One struct for all messages: rare, small, and a reader sees every field there is.
-struct ChannelMessage {
-  ChannelKind kind = ChannelKind::ready;
-  std::string endpoint, torch, text;        // ready: where it listens, executor's version; failed, ended, shut: why
-  std::vector<std::string> names;           // ready: ops; counters, ended: "reason: count" of rejected frames
-  control::Opened opened;                   // assign: session, token, lease, level, threads …; assigned: the range
-  std::vector<control::Range> ranges;       // assign: what the client offers
-  control::Counters counters;               // counters, ended
-  uint64_t number = 0;                      // threads; bytes of a lease
+struct Bind {  // one of the broker's listeners, where the worker listens beside it
+  std::string host;               // tcp; empty = ipc
+  uint32_t port_first = 0, port_last = 0;
+  std::string path;               // ipc
   template <class A>
   void serialize(A& a) {
-    a(kind, endpoint, torch, text, names, opened, ranges, counters, number);
+    a(host, port_first, port_last, path);
   }
 };
 
-// The kernel bounds a packet; the op list (about 100 KiB) is the largest.
-constexpr int kChannelBuffer = 1 << 20;
+// One struct for all messages: rare, small, and a reader sees every field there is.
+struct ChannelMessage {
+  ChannelKind kind = ChannelKind::start;
+  std::vector<Bind> binds;                                 // start
+  std::string torch_directory, executor, op_library;       // start: empty = no op level
+  std::string log_level;                                   // start
+  uint64_t grace_milliseconds = 0, total_memory = 0;       // start
+  std::vector<std::string> endpoints;                      // ready: one per bind
+  std::string torch;                                       // ready: the executor's version, empty without one
+  std::string text;                                        // ready: why there is no executor; failed, ended, shut: why
+  std::vector<std::string> names;                          // ready: ops; counters, ended: "reason: count" of rejected frames
+  control::Opened opened;                                  // assign: session, token, lease, level, threads …; assigned: range, device
+  std::vector<control::Range> ranges;                      // assign: what the client offers
+  control::Counters counters;                              // assign: whose session; counters, ended: the counts
+  uint64_t number = 0;                                     // threads; bytes of a lease
+  template <class A>
+  void serialize(A& a) {
+    a(kind, binds, torch_directory, executor, op_library, log_level, grace_milliseconds, total_memory, endpoints, torch, text, names, opened, ranges,
+      counters, number);
+  }
+};
 
-inline bool send_channel(int fd, const ChannelMessage& m) {
-  auto bytes = control::pack(m);
-  ssize_t n;
-  do n = ::send(fd, bytes.data(), bytes.size(), MSG_NOSIGNAL);
-  while (n < 0 && errno == EINTR);
-  return n == static_cast<ssize_t>(bytes.size());
-}
+// One end. Sending and receiving may happen in different threads; each direction by one thread at a time.
+class Channel {
+ public:
+  // `patient`: a full pipe is waited for. The broker is not: a worker that does not read is as good as gone.
+  explicit Channel(int fd = -1, bool patient = true) : fd_(fd), patient_(patient) {}
+  Channel(Channel&& other) noexcept : fd_(other.fd_), patient_(other.patient_), partial_(std::move(other.partial_)) { other.fd_ = -1; }
+  Channel& operator=(Channel&& other) noexcept;
+  ~Channel();
+  int descriptor() const { return fd_; }
 
-// Nullopt: the other side has ended (or sent what is not a message, which a worker never does).
-inline std::optional<ChannelMessage> receive_channel(int fd) {
-  std::vector<std::byte> buffer(kChannelBuffer);
-  ssize_t n;
-  do n = ::recv(fd, buffer.data(), buffer.size(), 0);
-  while (n < 0 && errno == EINTR);
-  if (n <= 0) return std::nullopt;
-  return control::unpack<ChannelMessage>(std::span(buffer).first(static_cast<size_t>(n)));
-}
+  // False when the other end is gone (or does not read).
+  bool send(const ChannelMessage& m);
+
+  enum class Got { message, nothing, end };
+  // Blocks for one packet unless `wait` is false. `nothing`: no packet is here, or it was not a message's last.
+  Got receive(ChannelMessage& m, bool wait);
+
+ private:
+  int fd_;
+  bool patient_;
+  std::vector<std::byte> partial_;
+};
 
 }  // namespace djinn::server

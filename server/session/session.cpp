@@ -2,57 +2,43 @@
 #include "server/session/session.hpp"
 
 #include <spdlog/spdlog.h>
-#include <time.h>
 
-#include "semantic/wire/archive.hpp"
+#include <chrono>
+
 #include "server/decode/decode.hpp"
 
 namespace djinn::server {
 
-// A report leaves when it is this large, also in the middle of a batch.
-constexpr size_t kReportBytes = 256u << 10;
+using wire::ErrorClass;
 
-static uint64_t nanoseconds() {
-  timespec t;
-  clock_gettime(CLOCK_MONOTONIC, &t);
-  return static_cast<uint64_t>(t.tv_sec) * 1000000000u + static_cast<uint64_t>(t.tv_nsec);
+// An acknowledgement of a long batch's first part is not held back for longer than this.
+constexpr auto kReportAgeMax = std::chrono::milliseconds(2);
+
+void Counts::read(wire::control::Counters& c) const {
+  c.frames = frames;
+  c.bytes = bytes;
+  c.commands = commands;
+  c.ops = ops;
+  c.calls = calls;
+  c.launches_validated = launches_validated;
+  c.violations = violations;
+  c.launches_refused = launches_refused;
+  c.errors = errors;
+  c.memory_bytes = memory_bytes;
+  c.memory_peak = memory_peak;
+  c.execute_nanoseconds = execute_nanoseconds;
 }
 
-void Report::add(wire::ReportOpcode op, std::span<const std::byte> payload, std::vector<std::vector<std::byte>> bulk) {
-  wire::RecordHeader h;
-  h.opcode = static_cast<uint32_t>(op);
-  h.bulk = static_cast<uint16_t>(bulk.size());
-  h.size = static_cast<uint32_t>(wire::align8(payload.size()));
-  auto p = reinterpret_cast<const std::byte*>(&h);
-  records_.insert(records_.end(), p, p + sizeof h);
-  records_.insert(records_.end(), payload.begin(), payload.end());
-  records_.resize(wire::align8(records_.size()));
-  for (auto& b : bulk) bulk_.push_back(std::move(b));
-  ++count_;
+Session::Session(Setup setup)
+    : setup_(std::move(setup)), report_(setup_.opened.session, setup_.opened.incarnation, setup_.send), lease_(setup_.opened.lease_bytes) {
+  if (setup_.executor) open_executor();
 }
 
-std::vector<std::byte> Report::finish(wire::FrameHeader header, std::vector<djinn_part>& bulk) {
-  header.kind = wire::FrameKind::report;
-  header.count = count_;
-  header.length = static_cast<uint32_t>(records_.size());
-  header.bulk = static_cast<uint32_t>(bulk_.size());
-  std::vector<std::byte> frame(sizeof header + records_.size());
-  std::memcpy(frame.data(), &header, sizeof header);
-  if (!records_.empty()) std::memcpy(frame.data() + sizeof header, records_.data(), records_.size());
-  for (auto& b : bulk_) {
-    auto* owner = new std::vector<std::byte>(std::move(b));
-    bulk.push_back({owner->data(), owner->size(), [](void*, void* hint) { delete static_cast<std::vector<std::byte>*>(hint); }, owner});
-  }
-  records_.clear();
-  bulk_.clear();
-  count_ = 0;
-  return frame;
+Session::~Session() {
+  if (executor_) setup_.executor->close(executor_);
 }
 
-Session::Session(Setup setup) : setup_(std::move(setup)) {
-  lease = setup_.opened.lease_bytes;
-  device_total = setup_.opened.device.total_memory;
-  if (!setup_.executor) return;
+void Session::open_executor() {
   host_.version = DJINN_EXECUTOR_VERSION;
   host_.size = sizeof host_;
   host_.session = this;
@@ -63,98 +49,111 @@ Session::Session(Setup setup) : setup_(std::move(setup)) {
   host_.log = [](void*, int level, const char* text) {
     spdlog::log(level <= 0 ? spdlog::level::err : level == 1 ? spdlog::level::warn : level == 2 ? spdlog::level::info : spdlog::level::debug, "{}", text);
   };
-  executor_state_ = setup_.executor->open(&host_, static_cast<int>(setup_.opened.threads));
+  executor_ = setup_.executor->open(&host_, static_cast<int>(setup_.opened.threads));
+  if (!executor_) setup_.no_executor = "libtorch's executor could not be opened";
 }
 
-Session::~Session() {
-  if (executor_state_) setup_.executor->close(executor_state_);
+void Session::set_threads(unsigned n) {
+  if (executor_) setup_.executor->set_threads(executor_, static_cast<int>(n));
 }
 
-void Session::set_threads(unsigned threads) {
-  if (executor_state_) setup_.executor->set_threads(executor_state_, static_cast<int>(threads));
+uint64_t Session::change_lease(uint64_t wanted) {
+  // memory that is mapped cannot be given back
+  return lease_ = setup_.ask_lease(std::max(wanted, device().mapped()));
+}
+
+void Session::memory_changed() {
+  counts_.memory_bytes = device().mapped();
+  counts_.memory_peak = device().peak();
 }
 
 wire::control::Counters Session::counters() const {
-  wire::control::Counters c;
-  c.session = setup_.opened.session;
-  c.frames = count.frames;
-  c.bytes = count.bytes;
-  c.commands = count.commands;
-  c.ops = count.ops;
-  c.calls = count.calls;
-  c.launches_validated = count.launches_validated;
-  c.violations = count.violations;
-  c.launches_refused = count.launches_refused;
-  c.errors = count.errors;
-  c.execute_nanoseconds = count.execute_nanoseconds;
-  c.memory_bytes = count.memory;
-  c.memory_peak = count.peak;
+  wire::control::Counters c = setup_.who;
+  counts_.read(c);
   return c;
 }
 
-std::vector<std::byte> Session::packed_counters() const { return wire::control::pack(counters()); }
-
-void Session::reply(int32_t status, std::span<const std::byte> payload, std::vector<std::vector<std::byte>> bulk) {
-  wire::Reply r{now.ticket, status, 0};
-  std::vector<std::byte> bytes(sizeof r + payload.size());
-  std::memcpy(bytes.data(), &r, sizeof r);
-  if (!payload.empty()) std::memcpy(bytes.data() + sizeof r, payload.data(), payload.size());
-  report_.add(wire::ReportOpcode::reply, bytes, std::move(bulk));
-  send_report();  // somebody is waiting
-}
-
-void Session::fail(const Failure& f) {
-  ++count.errors;
-  wire::Error e{now.ticket, f.code, f.error_class};
-  std::vector<std::byte> payload;
-  wire::Writer w(payload);
-  w.put(e);
-  w.put_string(std::string_view(f.operation).substr(0, wire::kNameBytesMax));
-  w.put_string(std::string_view(f.text).substr(0, wire::kErrorTextMax));
-  report_.add(wire::ReportOpcode::error, payload);
-  if (now.call()) reply(f.code);
-}
-
-void Session::malformed(const char* command) { fail({cuda_error::invalid_value, wire::ErrorClass::refused, command, "malformed command"}); }
-
-void Session::send_report() {
-  wire::FrameHeader h;
-  h.session = setup_.opened.session;
-  h.incarnation = setup_.opened.incarnation;
-  h.ack = next_ticket_ - 1;
-  h.report = ++reports_;
-  std::vector<djinn_part> bulk;
-  auto frame = report_.finish(h, bulk);
-  setup_.send(frame, bulk);
-}
-
-void Session::execute(const wire::Record& r) {
-  ++count.commands;
-  if (auto decode = find_decoder(r.head.opcode)) decode(*this);
-  else fail({cuda_error::not_supported, wire::ErrorClass::refused, "opcode " + std::to_string(r.head.opcode), "unknown command"});
-  ++next_ticket_;
-}
-
-std::string Session::run(const wire::FrameHeader& header, const std::vector<wire::Record>& records, const transport::Message& message) {
-  ++count.frames;
-  for (auto& p : message.parts) count.bytes += p.size();
-  if (header.first_ticket > next_ticket_)
-    return "ticket " + std::to_string(next_ticket_) + " is missing: the batch begins with " + std::to_string(header.first_ticket);
-  uint64_t begin = nanoseconds(), sent = reports_;
-  for (size_t i = 0; i < records.size(); i++) {
-    uint64_t ticket = header.first_ticket + i;
-    if (ticket < next_ticket_) continue;  // executed already
-    now = {ticket, &records[i], &message};
-    execute(records[i]);
-    if (report_.size() > kReportBytes) send_report();
+Failure Session::run_op(const Command& c) {
+  if (!executor_) return {cuda_error::not_supported, ErrorClass::refused, "op", "this session has no op level: " + setup_.no_executor};
+  djinn_executor_result r{};
+  setup_.executor->execute(executor_, c.head.opcode, c.ticket, c.payload.data(), c.payload.size(), &r);
+  if (r.code) return {r.code, static_cast<ErrorClass>(r.error_class), r.operation ? r.operation : "op", r.text ? r.text : ""};
+  if (r.reply_size) {
+    auto reply = static_cast<const std::byte*>(r.reply);
+    answer.assign(reply, reply + r.reply_size);
+    answer.resize(wire::align8(answer.size()));
   }
-  now = {};
-  count.execute_nanoseconds += nanoseconds() - begin;
-  count.memory = device().mapped();
-  count.peak = device().peak();
-  // the last call of the batch has acknowledged everything already when nothing followed it
-  if (reports_ == sent || !report_.empty() || !(records.empty() || (records.back().head.flags & wire::kFlagCall))) send_report();
   return {};
+}
+
+Failure Session::dispatch(const Command& c) {
+  // After a sticky error a CUDA context answers nothing but that error.
+  if (sticky_ && c.head.opcode != static_cast<uint32_t>(wire::Opcode::counters)) return *sticky_;
+  decode::Function function = decode::find(c.head.opcode);
+  if (!function)
+    return {cuda_error::not_supported, ErrorClass::refused, fmt::format("opcode {:#x}", c.head.opcode), "this server does not know the command"};
+  return function(*this, c);
+}
+
+// A failure reaches a waiting caller as its reply, everybody else as an error record; a sticky one is repeated to later callers only.
+void Session::conclude(const Command& c, Failure f) {
+  bool call = c.head.flags & wire::kFlagCall;
+  if (f.code) ++counts_.errors;
+  if (f.code && f.error_class == ErrorClass::sticky && !sticky_) {
+    sticky_ = f;
+    spdlog::warn("session {}: {}: {}", setup_.opened.session, f.operation, f.text);
+    if (!call) report_.error(c.ticket, f);
+  } else if (f.code && !call && !sticky_) {
+    report_.error(c.ticket, f);
+  }
+  if (!call) return;
+  if (f.code) {
+    for (djinn_part& p : answer_bulk) p.release(const_cast<void*>(p.data), p.hint);
+    report_.failed_reply(c.ticket, f);
+  } else {
+    report_.reply(c.ticket, 0, answer, answer_bulk);
+  }
+}
+
+// False when the session is over.
+bool Session::step(const Command& c) {
+  answer.clear();
+  answer_bulk.clear();
+  ++counts_.commands;
+  Failure f = dispatch(c);
+  if (f.code && f.error_class == ErrorClass::lost) {
+    ended_ = f.operation + ": " + f.text;
+    return false;
+  }
+  executed_ = c.ticket;
+  bool failed = f.code != 0, call = c.head.flags & wire::kFlagCall;
+  conclude(c, std::move(f));
+  if (call || report_.full() || (failed && !sticky_)) {
+    if (report_.outstanding() > kReportBulkMax) report_.await_outstanding(kReportBulkMax);
+    report_.flush(executed_);
+  }
+  return true;
+}
+
+bool Session::execute(Batch& batch) {
+  using Clock = std::chrono::steady_clock;
+  auto begin = Clock::now(), reported = begin;
+  ++counts_.frames;
+  counts_.bytes += batch.bytes;
+  std::vector<std::span<const std::byte>> bulk;
+  for (size_t i = 2; i < batch.message.parts.size(); i++) bulk.push_back(batch.message.part(i));
+  bool alive = true;
+  for (uint32_t i = batch.skip; alive && i < batch.records.size(); i++) {
+    const wire::Record& r = batch.records[i];
+    alive = step({batch.header.first_ticket + i, r.head, r.payload, std::span(bulk).subspan(r.bulk_first, r.head.bulk)});
+    if ((i & 15) == 15 && Clock::now() - reported > kReportAgeMax) {
+      report_.flush(executed_);
+      reported = Clock::now();
+    }
+  }
+  report_.flush(executed_);
+  counts_.execute_nanoseconds += static_cast<uint64_t>(std::chrono::nanoseconds(Clock::now() - begin).count());
+  return alive;
 }
 
 }  // namespace djinn::server

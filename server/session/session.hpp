@@ -1,113 +1,110 @@
-// One client's session inside its worker: handles, memory, errors, counters, and the rule of tickets. Commands come in as parsed frames and are issued
-// in total ticket order by one thread, the executor; what goes back is collected in a report. Decoders (server/decode) are its hands.
-// The mirror on the other side is interpose/batch.
+// One client's session in its worker: handles, lease, latched errors, and the loop that executes records in ticket order. It owns no thread and no
+// socket: the worker calls execute() on the executor thread and gives it a way to send. server/decode/*.cpp are its vocabulary, one function a command.
 #pragma once
 #include <atomic>
 #include <functional>
 #include <memory>
-#include <mutex>
+#include <optional>
 #include <string>
 #include <unordered_map>
 #include <unordered_set>
 #include <vector>
 
-#include "semantic/abi/executor.h"
-#include "semantic/transport/socket.hpp"
 #include "semantic/wire/control.hpp"
-#include "semantic/wire/frame.hpp"
 #include "server/execute/device.hpp"
+#include "server/session/door.hpp"
+#include "server/session/report.hpp"
 
 namespace djinn::server {
 
-struct Kernel {
-  std::string name;
-  uint64_t module = 0;
+// Handles of one session: a client that leaks more has its next creation refused rather than its worker's memory exhausted.
+constexpr size_t kStreamsMax = 1 << 16;
+constexpr size_t kEventsMax = 1 << 20;
+constexpr size_t kModulesMax = 1 << 14;
+constexpr size_t kKernelsMax = 1 << 20;
+
+// Counted by the executor thread, read by others.
+struct Counts {
+  std::atomic<uint64_t> frames{0}, bytes{0}, commands{0}, ops{0}, calls{0}, launches_validated{0}, violations{0}, launches_refused{0}, errors{0},
+      memory_bytes{0}, memory_peak{0}, execute_nanoseconds{0};
+  void read(wire::control::Counters& into) const;
 };
+
+// One record, as the decoders see it.
+struct Command {
+  uint64_t ticket;
+  wire::RecordHeader head;
+  std::span<const std::byte> payload;
+  std::span<const std::span<const std::byte>> bulk;
+};
+
 struct Module {
-  std::vector<std::byte> image;
+  std::vector<std::byte> image;  // kept for --check only; the CPU device has no other use for it
+  std::unordered_set<uint64_t> kernels;
 };
-
-// What goes back to the client: records and bulk parts of one report frame.
-class Report {
- public:
-  // Starts a record; `payload` is its whole payload.
-  void add(wire::ReportOpcode op, std::span<const std::byte> payload, std::vector<std::vector<std::byte>> bulk = {});
-  bool empty() const { return records_.empty(); }
-  size_t size() const { return records_.size(); }
-  // The frame, and its bulk parts with ownership; the report is empty afterwards.
-  std::vector<std::byte> finish(wire::FrameHeader header, std::vector<djinn_part>& bulk);
-
- private:
-  std::vector<std::byte> records_;
-  std::vector<std::vector<std::byte>> bulk_;
-  uint32_t count_ = 0;
+struct Kernel {
+  uint64_t module = 0;
+  std::string name;
 };
 
 class Session {
  public:
   struct Setup {
     wire::control::Opened opened;
-    const djinn_executor* executor = nullptr;  // null: no libtorch, call level only
-    std::unique_ptr<Device> device;
-    bool check = false;
-    // Asks the broker for a lease of so many bytes in total; returns what is granted.
+    wire::control::Counters who;
+    Device* device = nullptr;
+    const djinn_executor* executor = nullptr;  // null: no op level
+    std::string no_executor;                   // why
+    std::unordered_set<std::string> ops;       // the list that the client was sent
+    Report::Send send;
+    // Asks the broker for so many bytes in total; blocks; what was granted.
     std::function<uint64_t(uint64_t)> ask_lease;
-    // Sends one report frame to the client.
-    std::function<void(std::span<const std::byte>, std::span<const djinn_part>)> send;
+    std::function<void(wire::control::Counters&)> add_rejections;
   };
   explicit Session(Setup setup);
   ~Session();
 
-  // Executes the records of one batch. Tickets below the next one are skipped (a replay); a gap is refused: the text says so and the session is over.
-  std::string run(const wire::FrameHeader& header, const std::vector<wire::Record>& records, const transport::Message& message);
-  void set_threads(unsigned threads);
-  wire::control::Counters counters() const;
-  std::vector<std::byte> packed_counters() const;
+  // Executes what has not been executed before. False when the session is over; `ended` says why, in words for the client.
+  bool execute(Batch& batch);
+  const std::string& ended() const { return ended_; }
+  void set_threads(unsigned n);
+  const Counts& counts() const { return counts_; }
 
   // ---- for the decoders ----
-  struct Current {  // the command being executed
-    uint64_t ticket = 0;
-    const wire::Record* record = nullptr;
-    const transport::Message* message = nullptr;
-    std::span<const std::byte> bulk(size_t i) const { return message->part(1 + record->bulk_first + i); }
-    bool call() const { return (record->head.flags & wire::kFlagCall) != 0; }
-  };
-  Current now;
-  void reply(int32_t status, std::span<const std::byte> payload = {}, std::vector<std::vector<std::byte>> bulk = {});
-  // Latches an error of the current command: reported now, delivered by the client at its next synchronisation. A call is also answered.
-  void fail(const Failure& f);
-  void malformed(const char* command);
-  Report& report() { return report_; }
   Device& device() { return *setup_.device; }
-  const djinn_executor* executor() const { return setup_.executor; }
-  void* executor_state() const { return executor_state_; }
-  uint64_t lease = 0;
-  uint64_t ask_lease(uint64_t bytes) { return setup_.ask_lease(bytes); }
-  uint64_t device_total = 0;
-  bool check() const { return setup_.check; }
+  Report& report() { return report_; }
+  Counts& counts() { return counts_; }
+  const wire::control::Opened& opened() const { return setup_.opened; }
+  uint64_t lease() const { return lease_; }
+  uint64_t change_lease(uint64_t wanted);
+  void memory_changed();
+  wire::control::Counters counters() const;
+  // The reply to the command at hand, if it is a call; what a decoder leaves empty is an empty reply.
+  std::vector<std::byte> answer;
+  std::vector<djinn_part> answer_bulk;
 
-  std::unordered_set<uint64_t> streams{0, 1, 2};  // the default streams exist
-  std::unordered_map<uint64_t, uint64_t> events;  // id → time of the last record, 0 = never
+  std::unordered_set<uint64_t> streams{0};  // 0 is the default stream
+  std::unordered_map<uint64_t, uint64_t> events;  // id → nanoseconds of the last record
   std::unordered_map<uint64_t, Module> modules;
   std::unordered_map<uint64_t, Kernel> kernels;
-
-  struct Count {  // written by the executor, read by the channel's thread
-    std::atomic<uint64_t> frames{0}, bytes{0}, commands{0}, ops{0}, calls{0}, launches_validated{0}, violations{0}, launches_refused{0}, errors{0}, execute_nanoseconds{0},
-        memory{0}, peak{0};
-  } count;
+  bool known_stream(uint64_t id) const { return streams.count(id) != 0; }
+  Failure run_op(const Command& c);
 
  private:
-  void execute(const wire::Record& r);
-  void send_report();
+  bool step(const Command& c);
+  Failure dispatch(const Command& c);
+  void conclude(const Command& c, Failure f);
+  void open_executor();
 
   Setup setup_;
-  void* executor_state_ = nullptr;
-  djinn_executor_host host_{};
-  uint64_t next_ticket_ = 1, reports_ = 0;
   Report report_;
+  Counts counts_;
+  uint64_t lease_;
+  uint64_t executed_ = 0;
+  std::optional<Failure> sticky_;
+  std::string ended_;
+  djinn_executor_host host_{};
+  void* executor_ = nullptr;
 };
-
-// Handles outside the named sets would let a stranger grow the tables without end.
-constexpr size_t kHandlesMax = 1 << 20;
 
 }  // namespace djinn::server

@@ -3,7 +3,7 @@
 
 #include <algorithm>
 #include <cstring>
-#include <thread>
+#include <span>
 
 #include "server/execute/cpu/arena.hpp"
 #include "server/execute/device.hpp"
@@ -14,19 +14,33 @@ namespace {
 
 std::byte* at(uint64_t address) { return reinterpret_cast<std::byte*>(address); }
 
+// Where packed bytes [first, first + count) of pitched rows lie in device memory, piece by piece; they may begin and end inside a row.
+template <class Each>
+void pieces(uint64_t address, uint64_t pitch, uint64_t width, uint64_t height, uint64_t first, uint64_t count, Each&& each) {
+  if (height == 1 || pitch == width) return each(at(address + first), 0, count);
+  for (uint64_t done = 0; done < count;) {
+    uint64_t row = (first + done) / width, column = (first + done) % width;
+    uint64_t n = std::min(width - column, count - done);
+    each(at(address + row * pitch + column), done, n);
+    done += n;
+  }
+}
+
+constexpr uint32_t kMultiprocessors = 4;
+
 class CpuDevice final : public Device {
  public:
-  CpuDevice(uint64_t total_memory, unsigned threads) : total_memory_(total_memory), threads_(threads) {}
+  explicit CpuDevice(uint64_t total_memory) : total_memory_(total_memory) {}
 
-  // Numbers that PyTorch's host code computes grids from. They are those of a small GPU of compute capability 12.0, with one multiprocessor per
-  // thread: small grids keep the client's host code short, and its results do not depend on them.
+  // Numbers that PyTorch's host code computes grids from: those of a small GPU of compute capability 12.0, the same on every machine, so that what
+  // depends on them (the random numbers of a grid-stride loop) does not depend on where the server runs.
   wire::control::Device describe() const override {
     wire::control::Device d;
     d.name = "Djinn CPU device";
     d.total_memory = total_memory_;
     d.major = 12;
     d.minor = 0;
-    d.multiprocessors = std::max(1u, threads_);
+    d.multiprocessors = kMultiprocessors;
     d.threads_per_multiprocessor = 1536;
     d.clock_khz = 1000000;
     d.l2_bytes = 32u << 20;
@@ -42,19 +56,10 @@ class CpuDevice final : public Device {
   uint64_t peak() const override { return arena_.peak(); }
 
   void upload(const wire::Upload& to, std::span<const std::byte> host, uint64_t first) override {
-    if (to.height == 1) {
-      std::memcpy(at(to.address) + first, host.data(), host.size());
-      return;
-    }
-    for (size_t done = 0; done < host.size();) {  // the part may begin and end inside a row
-      uint64_t row = (first + done) / to.width, column = (first + done) % to.width;
-      size_t n = std::min<size_t>(to.width - column, host.size() - done);
-      std::memcpy(at(to.address + row * to.pitch + column), host.data() + done, n);
-      done += n;
-    }
+    pieces(to.address, to.pitch, to.width, to.height, first, host.size(), [&](std::byte* device, uint64_t done, uint64_t n) { std::memcpy(device, host.data() + done, n); });
   }
-  void download(const wire::Download& from, std::byte* host) override {
-    for (uint64_t row = 0; row < from.height; row++) std::memcpy(host + row * from.width, at(from.address + row * from.pitch), from.width);
+  void download(const wire::Download& from, uint64_t first, std::span<std::byte> host) override {
+    pieces(from.address, from.pitch, from.width, from.height, first, host.size(), [&](std::byte* device, uint64_t done, uint64_t n) { std::memcpy(host.data() + done, device, n); });
   }
   void copy(const wire::Copy& c) override {
     for (uint64_t row = 0; row < c.height; row++)
@@ -80,11 +85,10 @@ class CpuDevice final : public Device {
  private:
   Arena arena_;
   uint64_t total_memory_;
-  unsigned threads_;
 };
 
 }  // namespace
 
-std::unique_ptr<Device> make_cpu_device(uint64_t total_memory, unsigned threads) { return std::make_unique<CpuDevice>(total_memory, threads); }
+std::unique_ptr<Device> make_cpu_device(uint64_t total_memory) { return std::make_unique<CpuDevice>(total_memory); }
 
 }  // namespace djinn::server

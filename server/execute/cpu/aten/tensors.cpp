@@ -6,7 +6,9 @@
 #include <c10/core/InferenceMode.h>
 #include <c10/core/TensorImpl.h>
 
+#include <algorithm>
 #include <bit>
+#include <cstring>
 
 #include "semantic/wire/codec.hpp"
 #include "semantic/wire/limits.hpp"
@@ -124,7 +126,7 @@ const char* TensorTable::define(std::span<const std::byte> payload) {
   if (__builtin_add_overflow(t.address, t.storage_bytes, &storage_end)) return "tensor whose storage wraps around";
   if (!(d.flags & kZeroTensor) && span) {
     if (__builtin_add_overflow(start, span, &end) || end > t.storage_bytes) return "tensor that reaches beyond its storage";
-    if (t.address % item) return "tensor at an address that does not fit its dtype";
+    if (t.address % std::min<uint64_t>(item, 8)) return "tensor at an address that does not fit its dtype";
     t.low = t.address + start;
     t.high = t.low + span;
   }

@@ -1,0 +1,79 @@
+// See configuration.hpp.
+#include "interpose/batch/configuration.hpp"
+
+#include <cstdlib>
+#include <cstring>
+#include <string_view>
+
+namespace djinn {
+
+namespace {
+
+constexpr const char* kSwitches[] = {"shape_cache", "idle_flush", "interning"};
+
+bool on_off(const char* name, bool fallback, std::string& error) {
+  const char* v = std::getenv(name);
+  if (!v || !*v) return fallback;
+  if (!std::strcmp(v, "on") || !std::strcmp(v, "1")) return true;
+  if (!std::strcmp(v, "off") || !std::strcmp(v, "0")) return false;
+  error = std::string(name) + "='" + v + "' is neither on nor off";
+  return fallback;
+}
+
+int choice(const char* name, std::initializer_list<const char*> words, int fallback, std::string& error) {
+  const char* v = std::getenv(name);
+  if (!v || !*v) return fallback;
+  int i = 0;
+  std::string list;
+  for (const char* w : words) {
+    if (!std::strcmp(v, w)) return i;
+    list += (i++ ? ", " : "") + std::string(w);
+  }
+  error = std::string(name) + "='" + v + "' is none of: " + list;
+  return fallback;
+}
+
+void read_switches(Configuration& c) {
+  const char* v = std::getenv("DJINN_PERF");
+  std::string_view rest = v ? v : "";
+  while (!rest.empty()) {
+    size_t comma = rest.find(',');
+    std::string_view name = rest.substr(0, comma);
+    rest = comma == std::string_view::npos ? std::string_view{} : rest.substr(comma + 1);
+    bool known = false;
+    for (const char* s : kSwitches)
+      if (name.size() > 3 && name.substr(0, 3) == "no_" && name.substr(3) == s) known = true;
+    if (known) c.off.emplace_back(name.substr(3));
+    else c.error = "DJINN_PERF: unknown switch '" + std::string(name) + "' (known: no_shape_cache, no_idle_flush, no_interning)";
+  }
+}
+
+// One device: "" and "-1" hide it, as does a list that begins with anything but 0 (CUDA ignores everything from the first invalid index on).
+bool hidden(const char* visible) {
+  if (!visible) return false;
+  char* end = nullptr;
+  long first = std::strtol(visible, &end, 10);
+  return end == visible || (*end && *end != ',') || first != 0;
+}
+
+Configuration read() {
+  Configuration c;
+  if (const char* s = std::getenv("DJINN_SERVER")) c.server = s;
+  c.local = on_off("DJINN_LOCAL", true, c.error);
+  c.summary = on_off("DJINN_SUMMARY", true, c.error);
+  c.level = choice("DJINN_LEVEL", {"auto", "call", "op"}, 0, c.error);
+  c.log_level = choice("DJINN_LOG", {"error", "warning", "info", "debug"}, 1, c.error);
+  if (const char* l = std::getenv("DJINN_LINK")) c.link = l;
+  c.no_device = hidden(std::getenv("CUDA_VISIBLE_DEVICES"));
+  read_switches(c);
+  return c;
+}
+
+}  // namespace
+
+const Configuration& configuration() {
+  static const Configuration* c = new Configuration(read());
+  return *c;
+}
+
+}  // namespace djinn

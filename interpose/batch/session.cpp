@@ -1,0 +1,309 @@
+// See session.hpp. Opening: configuration → server → link → range → hook. Each step that fails says one sentence, once, and leaves "no device".
+#include "interpose/batch/session.hpp"
+
+#include <dlfcn.h>
+#include <pthread.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cstring>
+#include <mutex>
+
+#include "interpose/batch/configuration.hpp"
+#include "interpose/batch/counters.hpp"
+#include "interpose/shadow/error.hpp"
+
+namespace djinn {
+
+namespace {
+
+enum class Phase : int { closed, open, refused, forked };
+std::atomic<Phase> phase{Phase::closed};
+std::mutex opening;
+SessionState* state = nullptr;
+pid_t owner = 0;
+
+constexpr uint64_t kGiB = 1ull << 30;
+// How much address space the client offers: room for any machine's memory, small enough for 47-bit address spaces with sanitizers.
+constexpr uint64_t kRangeBytes = 256 * kGiB;
+// Where: far from heap, libraries and stacks of an ordinary process. No constant works everywhere, so the kernel's own choice comes last.
+constexpr uint64_t kRangeBases[] = {0x200000000000, 0x300000000000, 0x180000000000, 0x500000000000, 0};
+constexpr unsigned kOpenTimeoutMs = 60000;  // a cold worker loads libtorch
+constexpr unsigned kHeartbeatMs = 1000, kSilenceMs = 30000;
+
+struct Reserved {
+  uint64_t address, size;
+};
+
+std::vector<Reserved> reserve_ranges() {
+  std::vector<Reserved> got;
+  for (uint64_t base : kRangeBases) {
+    uint64_t size = kRangeBytes + (base ? 0 : wire::kGranule);
+    void* at = mmap(reinterpret_cast<void*>(base), size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | (base ? MAP_FIXED_NOREPLACE : 0), -1, 0);
+    if (at == MAP_FAILED) continue;
+    if (base && at != reinterpret_cast<void*>(base)) {
+      munmap(at, size);
+      continue;
+    }
+    uint64_t address = reinterpret_cast<uint64_t>(at), aligned = (address + wire::kGranule - 1) / wire::kGranule * wire::kGranule;
+    got.push_back({aligned, kRangeBytes});
+  }
+  return got;
+}
+
+void release_ranges(const std::vector<Reserved>& all, uint64_t keep) {
+  for (auto& r : all)
+    if (r.address != keep) munmap(reinterpret_cast<void*>(r.address), r.size);
+}
+
+std::string load_link(SessionState& s) {
+  std::string path = own_folder() + "/libdjinn_link.so";
+  void* library = dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);
+  if (!library) return std::string("cannot load the link library: ") + dlerror();
+  auto get = reinterpret_cast<djinn_link_get_fn>(dlsym(library, "djinn_link_get"));
+  s.api = get ? get(DJINN_LINK_VERSION) : nullptr;
+  return s.api ? std::string() : path + " is of another version";
+}
+
+std::string program_name() {
+  char name[256] = "";
+  if (FILE* f = fopen("/proc/self/cmdline", "r")) {
+    size_t n = fread(name, 1, sizeof name - 1, f);
+    for (size_t i = 0; i + 1 < n; i++)
+      if (!name[i]) name[i] = ' ';
+    fclose(f);
+  }
+  return name;
+}
+
+std::string open_link(SessionState& s, const std::string& endpoint, bool local) {
+  auto ranges = reserve_ranges();
+  std::vector<uint64_t> offers;
+  for (auto& r : ranges) offers.insert(offers.end(), {r.address, r.size});
+  auto torch = torch_in_process();
+  std::string program = program_name();
+  const Configuration& c = configuration();
+  djinn_link_config config{};
+  config.endpoint = endpoint.c_str();
+  config.program = program.c_str();
+  config.torch = torch.version.c_str();
+  config.torch_directory = torch.directory.c_str();
+  config.level = c.level;
+  config.ranges = offers.data();
+  config.range_count = ranges.size();
+  config.open_timeout_ms = kOpenTimeoutMs;
+  config.heartbeat_ms = kHeartbeatMs;
+  config.lost_ms = kSilenceMs;
+  config.emulate = c.link.empty() ? nullptr : c.link.c_str();
+  config.check_peer_uid = local;
+  djinn_link_events events{};
+  events.self = &s.log;
+  events.on_frame = [](void* self, const void* frame, size_t size, const djinn_part* bulk, size_t count) {
+    static_cast<Log*>(self)->on_frame({static_cast<const std::byte*>(frame), size}, {bulk, count});
+  };
+  events.on_lost = [](void*, const char* reason) { lose_session(reason); };
+  events.on_tick = [](void* self) { static_cast<Log*>(self)->on_tick(); };
+  char error[1024] = "";
+  s.link = s.api->open(&config, &events, &s.opened, error, sizeof error);
+  release_ranges(ranges, s.link ? s.opened.range_address : 0);
+  if (!s.link) return error;
+  if (s.opened.relayed) say(Level::warning, "the worker cannot be reached directly; data is relayed by the broker at %s", endpoint.c_str());
+  return {};
+}
+
+void make_arena(SessionState& s) {
+  DeviceArena::Server server;
+  server.map = [](uint64_t address, uint64_t bytes) { post(wire::Opcode::map_memory, wire::MapMemory{address, bytes}); };
+  server.unmap = [](uint64_t address, uint64_t bytes) { post(wire::Opcode::unmap_memory, wire::MapMemory{address, bytes}); };
+  server.lease = [](uint64_t bytes) -> uint64_t {
+    Reply r = call(wire::Opcode::lease, wire::Lease{bytes});
+    return r.status ? 0 : wire::Reader(r.payload).get<wire::LeaseReply>().granted;
+  };
+  s.arena = new DeviceArena(s.opened.range_address, s.opened.range_size, s.opened.lease_bytes, std::move(server));
+}
+
+// "djinn: 20,145 ops, …": the thousands are separated because people read them.
+std::string thousands(uint64_t n) {
+  std::string digits = std::to_string(n);
+  for (int i = static_cast<int>(digits.size()) - 3; i > 0; i -= 3) digits.insert(static_cast<size_t>(i), ",");
+  return digits;
+}
+
+void summarise(const SessionState& s) {
+  const Counters& c = counters();
+  if (!configuration().summary || !c.posted) return;
+  fprintf(stderr, "djinn: %s ops, %s calls, %s messages, %.1f MB, %s round trips (%s stalls); computed by djinn-gpu-server (pid %u, worker %u) on host %s, %s\n",
+          thousands(c.ops).c_str(), thousands(c.calls).c_str(), thousands(c.frames).c_str(), static_cast<double>(c.bytes) / 1e6,
+          thousands(c.round_trips).c_str(), thousands(c.stalls).c_str(), s.opened.server_pid, s.opened.worker_pid, s.opened.server_host, s.opened.device_name);
+}
+
+void at_exit() {
+  if (phase != Phase::open || getpid() != owner) return;
+  SessionState& s = *state;
+  if (!s.log.lost()) s.log.wait_executed(s.log.last());  // what was posted is the program's work: errors in it are still said
+  summarise(s);
+  phase = Phase::refused;
+  s.api->close(s.link, 1000);
+}
+
+void in_child() {
+  if (phase != Phase::open) return;
+  state->api->abandon_in_child(state->link);
+  phase = Phase::forked;
+}
+
+std::string try_open() {
+  const Configuration& c = configuration();
+  if (!c.error.empty()) return c.error;
+  auto* s = new SessionState;
+  if (auto e = load_link(*s); !e.empty()) return e;
+  std::string why, endpoint = c.server.empty() ? find_local_server(why) : c.server;
+  if (endpoint.empty()) return why;
+  if (auto e = open_link(*s, endpoint, c.server.empty()); !e.empty()) return e;
+  s->log.start(s->api, s->link, s->opened.session, s->opened.incarnation, perf("idle_flush"));
+  make_arena(*s);
+  state = s;
+  owner = getpid();
+  phase.store(Phase::open, std::memory_order_release);
+  pthread_atfork(nullptr, nullptr, in_child);
+  atexit(at_exit);
+  return {};
+}
+
+}  // namespace
+
+SessionState* session() { return phase.load(std::memory_order_acquire) == Phase::open ? state : nullptr; }
+
+bool open_session() {
+  Phase now = phase.load(std::memory_order_acquire);
+  if (now == Phase::open) return true;
+  if (now != Phase::closed || configuration().no_device) return false;
+  std::lock_guard lock(opening);
+  if (phase != Phase::closed) return phase == Phase::open;
+  std::string why = try_open();
+  if (why.empty()) return true;
+  phase = Phase::refused;
+  say(Level::error, "no device: %s", why.c_str());
+  return false;
+}
+
+cudaError_t session_error() {
+  switch (phase.load()) {
+    case Phase::forked: return cudaErrorInitializationError;
+    case Phase::open: return state->log.lost() ? lost_error() : cudaSuccess;
+    case Phase::closed:
+    case Phase::refused: return cudaErrorNoDevice;
+  }
+  return cudaErrorNoDevice;
+}
+
+void session_lost() {
+  if (auto* s = session()) s->log.on_lost();
+}
+
+bool op_level() {
+  auto* s = session();
+  return s && s->opened.level == 2;
+}
+bool checking() {
+  auto* s = session();
+  return s && s->opened.checks;
+}
+
+std::string own_folder() {
+  Dl_info info{};
+  dladdr(reinterpret_cast<void*>(&own_folder), &info);
+  std::string path = info.dli_fname ? info.dli_fname : "";
+  char real[4096];
+  if (realpath(path.c_str(), real)) path = real;
+  return path.substr(0, path.rfind('/'));
+}
+
+// ---- client.hpp ----
+
+djinn_scope& scope() {
+  static thread_local djinn_scope s __attribute__((tls_model("initial-exec"))) = {};
+  return s;
+}
+
+Work begin_work(const char*) {
+  djinn_scope& s = scope();
+  if (s.depth > 0) {
+    if (s.id) return Work::scoped;
+    ++s.dropped;
+    count(counters().dropped);
+    return Work::drop;
+  }
+  if (!open_session() || session()->log.lost()) return Work::refuse;
+  count(counters().calls);
+  return Work::run;
+}
+
+bool abort_scope(const char* name) {
+  djinn_scope& s = scope();
+  if (s.depth <= 0) return false;
+  s.abort = 1;
+  s.why = name;
+  return true;
+}
+
+Ticket post(uint32_t opcode, uint16_t flags, std::span<const std::byte> payload, std::span<const djinn_part> bulk) {
+  auto* s = session();
+  if (s) return s->log.post(opcode, flags, payload, bulk);
+  for (const djinn_part& p : bulk)
+    if (p.release) p.release(const_cast<void*>(p.data), p.hint);
+  return 0;
+}
+
+Reply call(uint32_t opcode, uint16_t flags, std::span<const std::byte> payload, std::span<const djinn_part> bulk) {
+  if (auto* s = session()) return s->log.call(opcode, flags, payload, bulk);
+  post(opcode, flags, payload, bulk);  // releases the parts
+  return {session_error(), {}, {}, "no session"};
+}
+
+std::vector<std::byte>& scratch() {
+  static thread_local std::vector<std::byte>* buffer = nullptr;  // leaked per thread: CUDA is called from thread exit handlers
+  if (!buffer) buffer = new std::vector<std::byte>;
+  buffer->clear();
+  return *buffer;
+}
+
+bool perf(const char* name) {
+  auto& off = configuration().off;
+  return std::find(off.begin(), off.end(), name) == off.end();
+}
+
+void say(Level level, const char* format, ...) {
+  if (static_cast<int>(level) > configuration().log_level) return;
+  char line[2048];
+  va_list arguments;
+  va_start(arguments, format);
+  vsnprintf(line, sizeof line, format, arguments);
+  va_end(arguments);
+  fprintf(stderr, "djinn: %s\n", line);
+}
+
+void say_absent(const char* function, const char* reason) {
+  static std::mutex mutex;
+  static auto* said = new std::vector<const char*>;
+  std::lock_guard lock(mutex);
+  for (const char* s : *said)
+    if (!strcmp(s, function)) return;
+  said->push_back(function);
+  say(Level::warning, "%s is not supported: %s", function, reason);
+}
+
+}  // namespace djinn
+
+DJINN_EXPORT int djinn_client_counters(djinn::CountersBlock* out) {
+  if (!out || out->size != sizeof *out) return 1;
+  const djinn::Counters& c = djinn::counters();
+  *out = {sizeof *out, c.ops,   c.cache_hits, c.aborted,     c.server_first, c.calls,   c.posted,
+          c.frames,    c.bytes, c.round_trips, c.stalls, c.stall_nanoseconds, c.dropped, c.entry_launches};
+  return 0;
+}

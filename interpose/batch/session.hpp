@@ -1,0 +1,37 @@
+// The process's one session: opened by the first CUDA call that needs a device, over when the server or the connection is, unusable in a forked
+// child. Everything that entry points need to know about it is here; client.hpp's verbs work on it.
+#pragma once
+#include "interpose/batch/log.hpp"
+#include "interpose/client.hpp"
+#include "interpose/shadow/arena.hpp"
+
+namespace djinn {
+
+struct SessionState {
+  djinn_link_opened opened{};
+  Log log;
+  DeviceArena* arena = nullptr;
+  const djinn_link_api* api = nullptr;
+  djinn_link* link = nullptr;
+};
+// Null unless open_session() has succeeded in this process.
+SessionState* session();
+
+bool op_level();
+bool checking();
+void session_lost();  // from shadow/error: tells the log
+
+// Loads the hook for PyTorch when libtorch is there and it has not been loaded yet (interpose/entry/hook.cpp).
+void load_hook();
+// "2.14.1+cu130" and the torch package's folder, of the libtorch in this process; empty without.
+struct TorchInProcess {
+  std::string version, directory;
+};
+TorchInProcess torch_in_process();
+
+// The folder that libdjinn.so lies in.
+std::string own_folder();
+// Finds or starts the server of the embedded default (local_server.cpp). The endpoint, or empty and why not.
+std::string find_local_server(std::string& error);
+
+}  // namespace djinn

@@ -1,0 +1,114 @@
+// The table that the framework's hook works with (semantic/abi/hook.h), and the loading of the hook: inside the first CUDA call, when libtorch_cuda is in
+// the process, RTLD_LOCAL from our own folder. A hook that cannot be loaded, or refuses this torch, is said in one sentence; the program then runs at
+// call level, which the CPU device refuses by name.
+#include <dlfcn.h>
+#include <unistd.h>
+
+#include <cstdio>
+#include <cstring>
+#include <mutex>
+
+#include "interpose/batch/counters.hpp"
+#include "interpose/batch/session.hpp"
+
+namespace djinn {
+
+namespace {
+
+struct OwnedReply {
+  Reply reply;
+  std::vector<djinn_span> bulk;
+};
+
+int call_for_hook(uint32_t opcode, uint16_t flags, const void* payload, size_t size, djinn_reply* out) {
+  auto* owned = new OwnedReply;
+  owned->reply = call(opcode, flags, {static_cast<const std::byte*>(payload), size});
+  for (auto& b : owned->reply.bulk) owned->bulk.push_back({b.data(), b.size()});
+  const Reply& r = owned->reply;
+  // the hook raises it; it is not to be delivered a second time
+  if (r.status) take_async_error();
+  *out = {r.status, r.payload.data(), r.payload.size(), owned->bulk.data(), owned->bulk.size(), r.error.c_str(), owned};
+  return r.status;
+}
+
+constexpr djinn_hook_host kHost = {
+    DJINN_HOOK_VERSION,
+    sizeof(djinn_hook_host),
+    [] { return &scope(); },
+    [] { return static_cast<int>(op_level()); },
+    [] { return static_cast<int>(checking()); },
+    [](size_t* n) -> const char* const* {
+      auto* s = session();
+      *n = s ? s->opened.op_count : 0;
+      return s ? s->opened.ops : nullptr;
+    },
+    [](uint32_t opcode, uint16_t flags, const void* payload, size_t size) -> uint64_t {
+      return post(opcode, flags, {static_cast<const std::byte*>(payload), size});
+    },
+    [](size_t n, const uint32_t* opcodes, const djinn_span* payloads) -> uint64_t {
+      auto* s = session();
+      return s ? s->log.post_many(n, opcodes, payloads) : 0;
+    },
+    call_for_hook,
+    [](djinn_reply* r) {
+      delete static_cast<OwnedReply*>(r->owner);
+      r->owner = nullptr;
+    },
+    [](int hit, int aborted, int server_first) {
+      Counters& c = counters();
+      count(c.ops);
+      if (hit) count(c.cache_hits);
+      if (aborted) count(c.aborted);
+      if (server_first) count(c.server_first);
+    },
+    [](const char* name) { return static_cast<int>(perf(name)); },
+    [](int level, const char* text) { say(static_cast<Level>(level), "%s", text); },
+    [](void*) { return 0; },  // no stream captures: beginning to is refused
+};
+
+}  // namespace
+
+// What the process's maps know of libtorch, without touching it.
+TorchInProcess torch_in_process() {
+  TorchInProcess t;
+  void* library = dlopen("libtorch_cuda.so", RTLD_LAZY | RTLD_NOLOAD);
+  if (!library) return t;
+  if (FILE* maps = fopen("/proc/self/maps", "r")) {
+    char line[4096];
+    while (t.directory.empty() && fgets(line, sizeof line, maps))
+      if (char* path = strchr(line, '/'))
+        if (char* name = strstr(path, "/lib/libtorch_cuda.so")) t.directory.assign(path, static_cast<size_t>(name - path));
+    fclose(maps);
+  }
+  dlclose(library);
+  if (FILE* version = fopen((t.directory + "/version.py").c_str(), "r")) {
+    char line[256], value[64];
+    while (fgets(line, sizeof line, version))
+      if (sscanf(line, "__version__ = '%63[^']'", value) == 1) t.version = value;
+    fclose(version);
+  }
+  return t;
+}
+
+void load_hook() {
+  static std::mutex mutex;
+  static bool loaded = false;
+  std::lock_guard lock(mutex);
+  if (loaded) return;
+  void* torch = dlopen("libtorch_cuda.so", RTLD_LAZY | RTLD_NOLOAD);
+  if (!torch) return;  // later, when it is there
+  dlclose(torch);
+  loaded = true;
+  if (!op_level() && !checking()) return;
+  std::string path = own_folder() + "/libdjinn_torch.so";
+  void* library = dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);
+  auto start = library ? reinterpret_cast<djinn_torch_start_fn>(dlsym(library, "djinn_torch_start")) : nullptr;
+  char error[1024] = "";
+  if (!library) snprintf(error, sizeof error, "the PyTorch hook cannot be loaded: %s", dlerror());
+  else if (!start) snprintf(error, sizeof error, "%s is not Djinn's PyTorch hook", path.c_str());
+  if (error[0] || start(&kHost, error, sizeof error)) say(Level::error, "%s", error);
+}
+
+}  // namespace djinn
+
+DJINN_EXPORT const djinn_hook_host* djinn_hook_host_get(void) { return &djinn::kHost; }

@@ -1,0 +1,121 @@
+// Exported: device memory, pinned memory, pointers, copies, fills. What they become is in shadow/ and encode/.
+#include <cstring>
+
+#include "interpose/batch/session.hpp"
+#include "interpose/encode/memcpy.hpp"
+#include "interpose/shadow/device.hpp"
+#include "interpose/shadow/host_memory.hpp"
+
+using namespace djinn;
+
+static uint64_t id(cudaStream_t s) { return reinterpret_cast<uint64_t>(s); }
+
+DJINN_EXPORT cudaError_t cudaMalloc(void** p, size_t bytes) {
+  if (!p) return fail(cudaErrorInvalidValue);
+  *p = nullptr;
+  if (cudaError_t e = need_context()) return fail(e);
+  if (!bytes) return cudaSuccess;
+  auto address = session()->arena->allocate(bytes);
+  if (!address) return fail(session()->log.lost() ? session_error() : cudaErrorMemoryAllocation);
+  *p = reinterpret_cast<void*>(*address);
+  return cudaSuccess;
+}
+
+// CUDA waits here for the device; ours needs not: the memory goes back in ticket order, after everything that uses it.
+DJINN_EXPORT cudaError_t cudaFree(void* p) {
+  if (cudaError_t e = need_context()) return fail(e);
+  if (!p) return cudaSuccess;
+  return session()->arena->release(reinterpret_cast<uint64_t>(p)) ? cudaSuccess : fail(cudaErrorInvalidValue);
+}
+
+DJINN_EXPORT cudaError_t cudaMemGetInfo(size_t* free_bytes, size_t* total) {
+  if (!free_bytes || !total) return fail(cudaErrorInvalidValue);
+  if (cudaError_t e = need_context()) return fail(e);
+  Reply r = call(static_cast<uint32_t>(wire::Opcode::memory_info), wire::kFlagCall, {});
+  if (r.status) return fail(static_cast<cudaError_t>(r.status));
+  auto info = wire::Reader(r.payload).get<wire::MemoryInfo>();
+  *free_bytes = info.free;
+  *total = info.total;
+  return cudaSuccess;
+}
+
+DJINN_EXPORT cudaError_t cudaHostAlloc(void** p, size_t bytes, unsigned) {
+  if (!p) return fail(cudaErrorInvalidValue);
+  if (cudaError_t e = need_context()) return fail(e);
+  return fail(allocate_pinned(p, bytes));
+}
+DJINN_EXPORT cudaError_t cudaMallocHost(void** p, size_t bytes) { return cudaHostAlloc(p, bytes, 0); }
+DJINN_EXPORT cudaError_t cudaFreeHost(void* p) { return fail(free_pinned(p)); }
+DJINN_EXPORT cudaError_t cudaHostRegister(void* p, size_t bytes, unsigned) {
+  if (cudaError_t e = need_context()) return fail(e);
+  return fail(register_pinned(p, bytes));
+}
+DJINN_EXPORT cudaError_t cudaHostUnregister(void* p) { return fail(unregister_pinned(p)); }
+
+DJINN_EXPORT cudaError_t cudaPointerGetAttributes(cudaPointerAttributes* a, const void* p) {
+  if (!a) return fail(cudaErrorInvalidValue);
+  std::memset(a, 0, sizeof *a);
+  a->type = cudaMemoryTypeUnregistered;
+  a->device = -1;
+  auto* s = session();
+  if (s && s->arena->find(reinterpret_cast<uint64_t>(p))) {
+    a->type = cudaMemoryTypeDevice;
+    a->device = 0;
+    a->devicePointer = const_cast<void*>(p);
+  } else if (is_pinned(p, 1)) {
+    a->type = cudaMemoryTypeHost;
+    a->device = 0;
+    a->devicePointer = a->hostPointer = const_cast<void*>(p);
+  }
+  return cudaSuccess;
+}
+
+DJINN_EXPORT CUresult cuPointerGetAttribute(void* data, CUpointer_attribute attribute, CUdeviceptr p) {
+  auto* s = session();
+  if (!data || !s) return CUDA_ERROR_INVALID_VALUE;
+  auto block = s->arena->find(p);
+  bool pinned = !block && is_pinned(reinterpret_cast<void*>(p), 1);
+  if (!block && !pinned) return CUDA_ERROR_INVALID_VALUE;
+  switch (attribute) {
+    case CU_POINTER_ATTRIBUTE_CONTEXT: *static_cast<CUcontext*>(data) = primary_context(); return CUDA_SUCCESS;
+    case CU_POINTER_ATTRIBUTE_MEMORY_TYPE: *static_cast<unsigned*>(data) = block ? CU_MEMORYTYPE_DEVICE : CU_MEMORYTYPE_HOST; return CUDA_SUCCESS;
+    case CU_POINTER_ATTRIBUTE_DEVICE_POINTER: *static_cast<CUdeviceptr*>(data) = p; return CUDA_SUCCESS;
+    case CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL: *static_cast<int*>(data) = 0; return CUDA_SUCCESS;
+    case CU_POINTER_ATTRIBUTE_RANGE_START_ADDR:
+      if (!block) return CUDA_ERROR_NOT_SUPPORTED;
+      *static_cast<CUdeviceptr*>(data) = block->address;
+      return CUDA_SUCCESS;
+    case CU_POINTER_ATTRIBUTE_RANGE_SIZE:
+      if (!block) return CUDA_ERROR_NOT_SUPPORTED;
+      *static_cast<size_t*>(data) = block->bytes;
+      return CUDA_SUCCESS;
+    case CU_POINTER_ATTRIBUTE_BUFFER_ID:
+      *static_cast<unsigned long long*>(data) = block ? block->address : p;
+      return CUDA_SUCCESS;
+    case CU_POINTER_ATTRIBUTE_IS_MANAGED: *static_cast<unsigned*>(data) = 0; return CUDA_SUCCESS;
+    case CU_POINTER_ATTRIBUTE_IS_LEGACY_CUDA_IPC_CAPABLE: *static_cast<unsigned*>(data) = 0; return CUDA_SUCCESS;
+    default: return CUDA_ERROR_NOT_SUPPORTED;
+  }
+}
+
+DJINN_EXPORT cudaError_t cudaMemcpy(void* d, const void* s, size_t n, cudaMemcpyKind kind) { return copy({d, n, s, n, n, 1}, kind, 0, false, "cudaMemcpy"); }
+DJINN_EXPORT cudaError_t cudaMemcpyAsync(void* d, const void* s, size_t n, cudaMemcpyKind kind, cudaStream_t stream) {
+  return copy({d, n, s, n, n, 1}, kind, id(stream), true, "cudaMemcpyAsync");
+}
+DJINN_EXPORT cudaError_t cudaMemcpy2D(void* d, size_t dp, const void* s, size_t sp, size_t width, size_t height, cudaMemcpyKind kind) {
+  return copy({d, dp, s, sp, width, height}, kind, 0, false, "cudaMemcpy2D");
+}
+DJINN_EXPORT cudaError_t cudaMemcpy2DAsync(void* d, size_t dp, const void* s, size_t sp, size_t width, size_t height, cudaMemcpyKind kind, cudaStream_t stream) {
+  return copy({d, dp, s, sp, width, height}, kind, id(stream), true, "cudaMemcpy2DAsync");
+}
+DJINN_EXPORT cudaError_t cudaMemcpyPeerAsync(void* d, int to, const void* s, int from, size_t n, cudaStream_t stream) {
+  if (to != 0 || from != 0) return fail(cudaErrorInvalidDevice);
+  return copy({d, n, s, n, n, 1}, cudaMemcpyDeviceToDevice, id(stream), true, "cudaMemcpyPeerAsync");
+}
+DJINN_EXPORT cudaError_t cudaMemset(void* p, int value, size_t n) { return fill(p, n, static_cast<uint8_t>(value), 1, n, 1, 0, "cudaMemset"); }
+DJINN_EXPORT cudaError_t cudaMemsetAsync(void* p, int value, size_t n, cudaStream_t stream) {
+  return fill(p, n, static_cast<uint8_t>(value), 1, n, 1, id(stream), "cudaMemsetAsync");
+}
+DJINN_EXPORT cudaError_t cudaMemset2DAsync(void* p, size_t pitch, int value, size_t width, size_t height, cudaStream_t stream) {
+  return fill(p, pitch, static_cast<uint8_t>(value), 1, width, height, id(stream), "cudaMemset2DAsync");
+}

@@ -1,0 +1,126 @@
+// See device.hpp. What the server does not say is that of compute capability 12.0 in the CUDA programming guide's table of technical specifications.
+#include "interpose/shadow/device.hpp"
+
+#include <atomic>
+#include <cstdio>
+#include <cstring>
+
+#include "interpose/batch/session.hpp"
+
+namespace djinn {
+
+namespace {
+constexpr size_t kSharedPerBlock = 49152, kSharedPerMultiprocessor = 102400;
+constexpr int kRegisters = 65536, kWarp = 32, kBlocksPerMultiprocessor = 24;
+
+std::atomic<bool> primary_active{false};
+// A context is an opaque handle: the address of something of ours.
+char primary_tag;
+struct Current {
+  int device = 0;
+  CUcontext context = nullptr;
+};
+thread_local Current current;
+}  // namespace
+
+int device_count() { return open_session() ? 1 : 0; }
+int current_device() { return current.device; }
+bool primary_context_active() { return primary_active; }
+CUcontext primary_context() { return reinterpret_cast<CUcontext>(&primary_tag); }
+CUcontext current_context() { return current.context; }
+void set_current_context(CUcontext c) { current.context = c; }
+
+cudaError_t set_device(int device) {
+  if (!open_session()) return session_error();
+  if (device < 0 || device >= 1) return cudaErrorInvalidDevice;
+  current.device = device;
+  return need_context();
+}
+
+cudaError_t need_context() {
+  if (!open_session()) return session_error();
+  if (cudaError_t e = session_error()) return e;
+  primary_active = true;
+  current.context = primary_context();
+  return cudaSuccess;
+}
+
+void fill_properties(cudaDeviceProp& p) {
+  const djinn_link_opened& o = session()->opened;
+  std::memset(&p, 0, sizeof p);
+  std::snprintf(p.name, sizeof p.name, "%s", o.device_name);
+  std::snprintf(p.uuid.bytes, sizeof p.uuid.bytes, "djinn%u", o.worker_pid);
+  p.totalGlobalMem = o.total_memory;
+  p.sharedMemPerBlock = kSharedPerBlock;
+  p.sharedMemPerBlockOptin = kSharedBytesMax;
+  p.sharedMemPerMultiprocessor = kSharedPerMultiprocessor;
+  p.reservedSharedMemPerBlock = 1024;
+  p.regsPerBlock = p.regsPerMultiprocessor = kRegisters;
+  p.warpSize = kWarp;
+  p.maxThreadsPerBlock = kThreadsPerBlockMax;
+  p.maxThreadsDim[0] = p.maxThreadsDim[1] = 1024;
+  p.maxThreadsDim[2] = kBlockZMax;
+  p.maxGridSize[0] = 2147483647;
+  p.maxGridSize[1] = p.maxGridSize[2] = kGridYZMax;
+  p.totalConstMem = 65536;
+  p.memPitch = 2147483647;
+  p.textureAlignment = 512;
+  p.texturePitchAlignment = 32;
+  p.major = static_cast<int>(o.major);
+  p.minor = static_cast<int>(o.minor);
+  p.multiProcessorCount = static_cast<int>(o.multiprocessors);
+  p.maxThreadsPerMultiProcessor = static_cast<int>(o.threads_per_multiprocessor);
+  p.maxBlocksPerMultiProcessor = kBlocksPerMultiprocessor;
+  p.l2CacheSize = static_cast<int>(o.l2_bytes);
+  p.memoryBusWidth = 128;
+  p.unifiedAddressing = 1;
+  p.concurrentKernels = 1;
+  p.asyncEngineCount = 2;
+  p.streamPrioritiesSupported = 1;
+  p.globalL1CacheSupported = p.localL1CacheSupported = 1;
+  p.canMapHostMemory = 1;
+}
+
+// Everything not named is 0: "not supported", "not exclusive", "no such feature".
+bool device_attribute(int attribute, int& value) {
+  const djinn_link_opened& o = session()->opened;
+  value = 0;
+  switch (attribute) {
+    case cudaDevAttrMaxThreadsPerBlock: value = kThreadsPerBlockMax; break;
+    case cudaDevAttrMaxBlockDimX:
+    case cudaDevAttrMaxBlockDimY: value = 1024; break;
+    case cudaDevAttrMaxBlockDimZ: value = kBlockZMax; break;
+    case cudaDevAttrMaxGridDimX: value = 2147483647; break;
+    case cudaDevAttrMaxGridDimY:
+    case cudaDevAttrMaxGridDimZ: value = kGridYZMax; break;
+    case cudaDevAttrMaxSharedMemoryPerBlock: value = kSharedPerBlock; break;
+    case cudaDevAttrTotalConstantMemory: value = 65536; break;
+    case cudaDevAttrWarpSize: value = kWarp; break;
+    case cudaDevAttrMaxPitch: value = 2147483647; break;
+    case cudaDevAttrMaxRegistersPerBlock:
+    case cudaDevAttrMaxRegistersPerMultiprocessor: value = kRegisters; break;
+    case cudaDevAttrClockRate: value = static_cast<int>(o.clock_khz); break;
+    case cudaDevAttrTextureAlignment: value = 512; break;
+    case cudaDevAttrMultiProcessorCount: value = static_cast<int>(o.multiprocessors); break;
+    case cudaDevAttrCanMapHostMemory:
+    case cudaDevAttrConcurrentKernels:
+    case cudaDevAttrUnifiedAddressing:
+    case cudaDevAttrStreamPrioritiesSupported:
+    case cudaDevAttrGlobalL1CacheSupported:
+    case cudaDevAttrLocalL1CacheSupported: value = 1; break;
+    case cudaDevAttrAsyncEngineCount: value = 2; break;
+    case cudaDevAttrL2CacheSize: value = static_cast<int>(o.l2_bytes); break;
+    case cudaDevAttrMaxThreadsPerMultiProcessor: value = static_cast<int>(o.threads_per_multiprocessor); break;
+    case cudaDevAttrComputeCapabilityMajor: value = static_cast<int>(o.major); break;
+    case cudaDevAttrComputeCapabilityMinor: value = static_cast<int>(o.minor); break;
+    case cudaDevAttrMaxSharedMemoryPerMultiprocessor: value = kSharedPerMultiprocessor; break;
+    case cudaDevAttrMaxSharedMemoryPerBlockOptin: value = static_cast<int>(kSharedBytesMax); break;
+    case cudaDevAttrReservedSharedMemoryPerBlock: value = 1024; break;
+    case cudaDevAttrMaxBlocksPerMultiprocessor: value = kBlocksPerMultiprocessor; break;
+    case cudaDevAttrGlobalMemoryBusWidth: value = 128; break;
+    default: return attribute > 0 && attribute < static_cast<int>(cudaDevAttrMax);
+  }
+  return true;
+}
+
+}  // namespace djinn

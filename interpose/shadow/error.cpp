@@ -1,0 +1,188 @@
+// See error.hpp.
+#include "interpose/shadow/error.hpp"
+
+#include <atomic>
+#include <cstdio>
+#include <cstring>
+#include <mutex>
+
+#include "interpose/batch/session.hpp"
+
+namespace djinn {
+
+namespace {
+
+struct Async {
+  std::mutex mutex;
+  std::atomic<bool> waiting{false};  // something to deliver: the fast check
+  cudaError_t code = cudaSuccess;
+  bool sticky = false;
+  std::string text;    // of the error to deliver
+  std::string latest;  // of the last that arrived
+  std::string lost;    // why the session is over
+};
+Async& async() {
+  static Async* a = new Async;  // never destroyed: CUDA is called from exit handlers
+  return *a;
+}
+
+struct Last {
+  cudaError_t code;        // cudaGetLastError
+  cudaError_t told;        // the code whose words these are
+  char words[1024];
+  char string[1280];
+};
+thread_local Last last{};
+
+// Every code that our functions give, and the common rest; names are CUDA's own identifiers, texts ours.
+struct Row {
+  cudaError_t code;
+  const char *name, *text;
+};
+#define ROW(name, text) {name, #name, text}
+constexpr Row kRows[] = {
+    ROW(cudaSuccess, "no error"),
+    ROW(cudaErrorInvalidValue, "invalid argument"),
+    ROW(cudaErrorMemoryAllocation, "out of memory"),
+    ROW(cudaErrorInitializationError, "initialization error"),
+    ROW(cudaErrorCudartUnloading, "driver shutting down"),
+    ROW(cudaErrorInvalidConfiguration, "invalid configuration argument"),
+    ROW(cudaErrorInvalidPitchValue, "invalid pitch argument"),
+    ROW(cudaErrorInvalidSymbol, "invalid device symbol"),
+    ROW(cudaErrorInvalidMemcpyDirection, "invalid copy direction for memcpy"),
+    ROW(cudaErrorInsufficientDriver, "CUDA driver version is insufficient for CUDA runtime version"),
+    ROW(cudaErrorInvalidDeviceFunction, "invalid device function"),
+    ROW(cudaErrorNoDevice, "no CUDA-capable device is detected"),
+    ROW(cudaErrorInvalidDevice, "invalid device ordinal"),
+    ROW(cudaErrorInvalidKernelImage, "device kernel image is invalid"),
+    ROW(cudaErrorDevicesUnavailable, "CUDA-capable device(s) is/are busy or unavailable"),
+    ROW(cudaErrorInvalidResourceHandle, "invalid resource handle"),
+    ROW(cudaErrorSymbolNotFound, "named symbol not found"),
+    ROW(cudaErrorNotReady, "device not ready"),
+    ROW(cudaErrorIllegalAddress, "an illegal memory access was encountered"),
+    ROW(cudaErrorPeerAccessAlreadyEnabled, "peer access is already enabled"),
+    ROW(cudaErrorHostMemoryAlreadyRegistered, "part or all of the requested memory range is already mapped"),
+    ROW(cudaErrorHostMemoryNotRegistered, "pointer does not correspond to a registered memory region"),
+    ROW(cudaErrorAssert, "device-side assert triggered"),
+    ROW(cudaErrorLaunchFailure, "unspecified launch failure"),
+    ROW(cudaErrorNotPermitted, "operation not permitted"),
+    ROW(cudaErrorNotSupported, "operation not supported"),
+    ROW(cudaErrorStreamCaptureUnsupported, "operation not permitted when stream is capturing"),
+    ROW(cudaErrorUnknown, "unknown error"),
+};
+#undef ROW
+
+const Row* row_of(cudaError_t e) {
+  for (const Row& r : kRows)
+    if (r.code == e) return &r;
+  return nullptr;
+}
+
+}  // namespace
+
+cudaError_t fail(cudaError_t e) {
+  if (e != cudaSuccess && e != cudaErrorNotReady) last.code = e;
+  return e;
+}
+
+void latch_error(const wire::Error& e, std::string_view operation, std::string_view text) {
+  std::string words = operation.empty() ? std::string(text) : std::string(operation) + ": " + std::string(text);
+  Async& a = async();
+  {
+    std::lock_guard lock(a.mutex);
+    a.latest = words;
+    bool sticky = e.error_class == wire::ErrorClass::sticky;
+    if (a.code == cudaSuccess || (sticky && !a.sticky)) {  // the first stands; sticky goes before what is delivered once
+      a.code = static_cast<cudaError_t>(e.code);
+      a.sticky = sticky;
+      a.text = words;
+      a.waiting.store(true, std::memory_order_release);
+    }
+  }
+  say(Level::warning, "%s", words.c_str());
+}
+
+std::string latest_error_text() {
+  std::lock_guard lock(async().mutex);
+  return async().latest;
+}
+
+static void tell(cudaError_t code, const std::string& words) {
+  last.told = code;
+  snprintf(last.words, sizeof last.words, "%s", words.c_str());
+}
+
+cudaError_t take_async_error() {
+  Async& a = async();
+  if (!a.waiting.load(std::memory_order_acquire)) return cudaSuccess;
+  std::lock_guard lock(a.mutex);
+  cudaError_t code = a.code;
+  tell(code, a.text);
+  if (!a.sticky) {
+    a.code = cudaSuccess;
+    a.waiting.store(false, std::memory_order_release);
+  }
+  return fail(code);
+}
+
+void lose_session(const char* reason) {
+  Async& a = async();
+  {
+    std::lock_guard lock(a.mutex);
+    if (!a.lost.empty()) return;
+    a.lost = reason;
+    a.latest = reason;
+    a.code = lost_error();
+    a.sticky = true;
+    a.text = reason;
+    a.waiting.store(true, std::memory_order_release);
+  }
+  session_lost();
+  say(Level::error, "%s; CUDA calls fail from here on", reason);
+}
+
+cudaError_t lost_error() { return cudaErrorDevicesUnavailable; }
+
+std::string lost_reason() {
+  std::lock_guard lock(async().mutex);
+  return async().lost;
+}
+
+cudaError_t get_last_error(bool clear) {
+  Async& a = async();
+  if (a.waiting.load(std::memory_order_acquire)) {
+    std::lock_guard lock(a.mutex);
+    if (a.sticky) {
+      tell(a.code, a.text);
+      return a.code;
+    }
+  }
+  cudaError_t e = last.code;
+  if (clear) last.code = cudaSuccess;
+  return e;
+}
+
+const char* error_name(cudaError_t e) {
+  const Row* r = row_of(e);
+  return r ? r->name : "unrecognized error code";
+}
+
+const char* error_string(cudaError_t e) {
+  const Row* r = row_of(e);
+  const char* text = r ? r->text : "unrecognized error code";
+  if (last.told != e || !last.words[0]) return text;
+  snprintf(last.string, sizeof last.string, "%s: %s", text, last.words);
+  return last.string;
+}
+
+// The runtime's numbers are the driver's for everything that both have, since CUDA 10.1.
+CUresult to_driver(cudaError_t e) {
+  switch (e) {
+    case cudaErrorInitializationError: return CUDA_ERROR_NOT_INITIALIZED;
+    case cudaErrorInvalidDeviceFunction: return CUDA_ERROR_INVALID_HANDLE;
+    case cudaErrorInvalidConfiguration: return CUDA_ERROR_INVALID_VALUE;
+    default: return static_cast<CUresult>(e);
+  }
+}
+
+}  // namespace djinn

@@ -1,0 +1,31 @@
+// Streams and events as the client keeps them: ids that it mints, and for each event the ticket of its last record. Whether an event is complete is
+// answered from the acknowledgements that have arrived; times come with reports. Mirror: server/decode/stream.cpp, event.cpp.
+#pragma once
+#include <optional>
+
+#include "interpose/client.hpp"
+
+namespace djinn {
+
+struct EventState {
+  bool timed = true;
+  Ticket recorded = 0;       // 0 = never
+  uint64_t nanoseconds = 0;  // of that record, once reported
+  Ticket timed_ticket = 0;   // the record that `nanoseconds` belongs to
+};
+
+uint64_t create_event(bool timed);
+std::optional<EventState> event_state(uint64_t id);
+bool destroy_event(uint64_t id);
+bool event_recorded(uint64_t id, Ticket t);
+void event_done(const wire::EventDone& e);
+
+struct StreamState {
+  unsigned flags = 0;
+  int priority = 0;
+};
+uint64_t create_stream(unsigned flags, int priority);
+std::optional<StreamState> stream_state(uint64_t id);
+bool destroy_stream(uint64_t id);
+
+}  // namespace djinn

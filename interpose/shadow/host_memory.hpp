@@ -1,0 +1,20 @@
+// Pinned host memory: what cudaHostAlloc gave and cudaHostRegister named. Transfers from and to it are asynchronous and refer to the memory itself
+// until their ticket is executed, so freeing it waits for them.
+#pragma once
+#include <cstddef>
+#include <cstdint>
+
+#include "interpose/client.hpp"
+
+namespace djinn {
+
+cudaError_t allocate_pinned(void** p, size_t bytes);
+cudaError_t free_pinned(void* p);
+cudaError_t register_pinned(void* p, size_t bytes);
+cudaError_t unregister_pinned(void* p);
+// Does [p, p + bytes) lie in one pinned block?
+bool is_pinned(const void* p, size_t bytes);
+// A transfer with this ticket refers to pinned memory.
+void pinned_in_use(Ticket t);
+
+}  // namespace djinn

@@ -1,0 +1,234 @@
+// Control messages and the sessions they open: who gets in, at which level, on which worker, with which lease.
+#include <fmt/format.h>
+#include <signal.h>
+#include <sys/random.h>
+#include <unistd.h>
+
+#include <algorithm>
+
+#include "server/broker/broker.hpp"
+#include "server/execute/executor.hpp"
+#include "server/log.hpp"
+
+namespace djinn::server {
+
+using namespace std::chrono_literals;
+using control::Level;
+
+namespace {
+
+// Opens that wait for a worker, and how long: a client gives up after about as much.
+constexpr size_t kPendingMax = 512;
+constexpr auto kOpenPatience = 30s;
+// Sessions at one time; each is a process.
+constexpr size_t kSessionsMax = 256;
+// Live workers answer with fresh counters in this time, or the last known ones are told.
+constexpr auto kStatsPatience = 300ms;
+
+std::string this_host() {
+  char host[256] = "";
+  gethostname(host, sizeof host - 1);
+  return host;
+}
+
+// Text from the network, for logs and errors: short and printable.
+std::string tame(const std::string& text) {
+  std::string out = text.substr(0, 100);
+  for (char& c : out)
+    if (static_cast<unsigned char>(c) < 0x20 || c == 0x7f) c = '?';
+  return out;
+}
+
+}  // namespace
+
+void Broker::refuse(const Caller& caller, const std::string& reason) {
+  ++totals_.refused_opens;
+  spdlog::info("refused: {}", reason);
+  caller.socket->send(caller.identity, control::encode(control::Kind::refused, control::Refused{reason}));
+}
+
+void Broker::on_control(Caller caller, std::span<const std::byte> message) {
+  auto header = control::peek(message);
+  if (!header) return rejections_.count("control: not a Djinn message");
+  if (caller.uid && *caller.uid != geteuid() && *caller.uid != 0) return refuse(caller, fmt::format("this socket is of user {}, you are {}", geteuid(), *caller.uid));
+  if (header->version != wire::kVersion)
+    return refuse(caller, fmt::format("this server speaks protocol version {}, the client {}", wire::kVersion, header->version));
+  if (header->kind == control::Kind::stats && message.size() == sizeof *header) return on_stats(std::move(caller));
+  auto open = control::decode<control::Open>(message, control::Kind::open);
+  if (!open) {
+    rejections_.count("control: malformed message");
+    return refuse(caller, "malformed control message");
+  }
+  on_open(std::move(caller), std::move(*open));
+}
+
+// The kind of worker and the level for an open; an error when it cannot be had.
+std::string Broker::choose(Pending& p) {
+  std::string minor = minor_version(p.open.torch);
+  auto usable = [&](const Kind& k) { return !minor.empty() && k.minor == minor && k.broken.empty(); };
+  auto kind = std::find_if(kinds_.begin(), kinds_.end(), usable);
+  if (kind == kinds_.end() && !minor.empty() && options_.client_torch && p.caller.uid && minor_version(torch_version_of(p.open.torch_directory)) == minor &&
+      std::none_of(kinds_.begin(), kinds_.end(), [&](const Kind& k) { return k.directory == p.open.torch_directory; }))
+    kind = kinds_.begin() + static_cast<ptrdiff_t>(add_kind(p.open.torch_directory));
+  p.kind = default_kind();
+  p.level = Level::call;
+  if (p.open.level == Level::call) return {};
+  if (kind != kinds_.end()) {
+    p.kind = static_cast<size_t>(kind - kinds_.begin());
+    p.level = Level::op;
+    return {};
+  }
+  std::string have;
+  for (const Kind& k : kinds_)
+    if (!k.minor.empty()) have += (have.empty() ? "" : ", ") + k.minor + (k.broken.empty() ? "" : " (" + k.broken + ")");
+  std::string why = fmt::format("the client has torch {}, the server's executors are for: {}", minor.empty() ? "none" : tame(p.open.torch), have.empty() ? "none" : have);
+  if (p.open.level == Level::op) return "no op level: " + why;
+  if (!minor.empty()) spdlog::warn("call level for {} ({}): {}", tame(p.open.program), p.open.pid, why);
+  return {};
+}
+
+void Broker::on_open(Caller caller, control::Open open) {
+  if (sessions_.size() >= kSessionsMax) return refuse(caller, fmt::format("{} sessions are open already", sessions_.size()));
+  if (pending_.size() >= kPendingMax) return refuse(caller, "too many clients are waiting for a session");
+  if (open.ranges.empty()) return refuse(caller, "the client offers no address range");
+  Pending p{std::move(caller), std::move(open), 0, Level::call, Clock::now() + kOpenPatience};
+  if (auto why = choose(p); !why.empty()) return refuse(p.caller, why);
+  pending_.push_back(std::move(p));
+}
+
+void Broker::serve_pending() {
+  for (auto p = pending_.begin(); p != pending_.end();) {
+    auto w = std::find_if(workers_.begin(), workers_.end(), [&](const Worker& x) { return x.state == Worker::State::warm && x.kind == p->kind && x.channel.descriptor() >= 0; });
+    if (w == workers_.end()) {
+      ++p;
+      continue;
+    }
+    // Its worker may have found out just now that its executor does not load.
+    std::string why = p->level == Level::op && w->torch.empty() ? choose(*p) : std::string{};
+    if (why.empty()) assign(*w, std::move(*p));
+    else refuse(p->caller, why);
+    p = pending_.erase(p);
+  }
+}
+
+void Broker::assign(Worker& w, Pending p) {
+  uint64_t id = next_session_++;
+  Session& s = sessions_[id];
+  ++totals_.sessions_opened;
+  s.worker = &w;
+  s.opened.session = id;
+  if (getrandom(s.opened.token.data(), s.opened.token.size(), 0) != static_cast<ssize_t>(s.opened.token.size())) std::abort();
+  s.opened.lease_bytes = account_.open(id);
+  s.opened.level = p.level;
+  s.opened.checks = options_.check;
+  s.opened.threads = account_.share();
+  s.counters.session = id;
+  s.counters.client_pid = p.open.pid;
+  s.counters.worker_pid = static_cast<uint32_t>(w.pid);
+  s.counters.client_host = tame(p.open.host);
+  s.counters.program = tame(p.open.program);
+  w.session = id;
+  w.state = Worker::State::assigned;
+  ChannelMessage m;
+  m.kind = ChannelKind::assign;
+  m.opened = s.opened;
+  m.ranges = p.open.ranges;
+  m.counters = s.counters;
+  s.request = std::move(p);
+  w.channel.send(m);
+}
+
+// The worker has the range: the client may come.
+void Broker::opened(Worker& w, const ChannelMessage& m) {
+  auto it = sessions_.find(w.session);
+  if (it == sessions_.end() || w.state != Worker::State::assigned) return;
+  Session& s = it->second;
+  w.state = Worker::State::serving;
+  const Caller& caller = s.request.caller;
+  s.opened = m.opened;
+  s.opened.endpoint = w.endpoints.at(caller.listener);
+  s.opened.front_door = listeners_[caller.listener]->front_endpoint().text();
+  s.opened.server_host = this_host();
+  s.opened.server_version = DJINN_VERSION;
+  s.opened.server_pid = static_cast<uint32_t>(getpid());
+  if (s.opened.level == Level::op) {
+    s.opened.torch = w.torch;
+    s.opened.ops = w.ops;
+  }
+  std::string near = w.endpoints.at(caller.listener);
+  if (size_t any = near.find("//0.0.0.0:"); any != near.npos) near.replace(any + 2, 7, "127.0.0.1");
+  front_door_->open_session(s.opened.token, {it->first, near});
+  spdlog::info("session {}: {} ({}) of {} on worker {}, {} level", it->first, s.counters.program, s.counters.client_pid, s.counters.client_host, w.pid,
+               s.opened.level == Level::op ? "op" : "call");
+  if (!caller.socket->send(caller.identity, control::encode(control::Kind::opened, s.opened))) {
+    ChannelMessage shut;
+    shut.kind = ChannelKind::shut;
+    shut.text = "its client went away while it was opened";
+    w.channel.send(shut);
+    return;
+  }
+  s.answered = true;
+  share_threads();
+}
+
+void Broker::share_threads() {
+  ChannelMessage m;
+  m.kind = ChannelKind::threads;
+  m.number = account_.share();
+  for (Worker& w : workers_)
+    if (w.state == Worker::State::serving) w.channel.send(m);
+}
+
+void Broker::end_session(uint64_t id, const std::string& reason, const std::string& for_client) {
+  auto it = sessions_.find(id);
+  if (it == sessions_.end()) return;
+  Session& s = it->second;
+  if (s.worker->state == Worker::State::assigned) refuse(s.request.caller, for_client);  // it has not been answered yet
+  front_door_->close_session(id, for_client);
+  const control::Counters& c = s.counters;
+  control::Counters& sum = totals_.ended;
+  for (auto field : {&control::Counters::frames, &control::Counters::bytes, &control::Counters::commands, &control::Counters::ops, &control::Counters::calls,
+                     &control::Counters::launches_validated, &control::Counters::violations, &control::Counters::launches_refused, &control::Counters::errors,
+                     &control::Counters::execute_nanoseconds})
+    sum.*field += c.*field;
+  sum.memory_peak = std::max(sum.memory_peak, c.memory_peak);
+  ++totals_.sessions_ended;
+  for (const std::string& entry : rejected_live_[id]) {
+    size_t colon = entry.rfind(": ");
+    if (colon != entry.npos) rejected_by_workers_[entry.substr(0, colon)] += std::strtoull(entry.c_str() + colon + 2, nullptr, 10);
+  }
+  rejected_live_.erase(id);
+  spdlog::debug("session {} is gone: {}", id, reason);
+  s.worker->session = 0;
+  account_.close(id);
+  sessions_.erase(it);
+  for (StatsWait& wait : stats_waits_) wait.missing.erase(id);
+  share_threads();
+}
+
+void Broker::on_stats(Caller caller) {
+  StatsWait wait{std::move(caller), {}, Clock::now() + kStatsPatience};
+  ChannelMessage m;
+  m.kind = ChannelKind::counters_wanted;
+  for (Worker& w : workers_)
+    if (w.state == Worker::State::serving && w.channel.send(m)) wait.missing.insert(w.session);
+  stats_waits_.push_back(std::move(wait));
+}
+
+void Broker::answer_stats(const StatsWait& wait) {
+  control::StatsReply reply = totals_;
+  reply.memory_leased = account_.leased();
+  std::map<std::string, uint64_t> rejected = rejected_by_workers_;
+  auto add = [&](const std::vector<std::string>& list) {
+    for (const std::string& entry : list)
+      if (size_t colon = entry.rfind(": "); colon != entry.npos) rejected[entry.substr(0, colon)] += std::strtoull(entry.c_str() + colon + 2, nullptr, 10);
+  };
+  add(rejections_.list());
+  for (const auto& [id, list] : rejected_live_) add(list);
+  for (const auto& [reason, n] : rejected) reply.rejected.push_back(reason + ": " + std::to_string(n));
+  for (const auto& [id, s] : sessions_)
+    if (s.answered) reply.sessions.push_back(s.counters);
+  wait.caller.socket->send(wait.caller.identity, control::encode(control::Kind::stats_reply, reply));
+}
+
+}  // namespace djinn::server

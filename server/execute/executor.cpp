@@ -1,0 +1,76 @@
+// See executor.hpp.
+#include "server/execute/executor.hpp"
+
+#include <dlfcn.h>
+#include <unistd.h>
+
+#include <cctype>
+#include <climits>
+#include <fstream>
+
+namespace djinn::server {
+
+std::string minor_version(const std::string& version) {
+  size_t first = version.find('.');
+  if (first == std::string::npos || first == 0) return {};
+  size_t end = first + 1;
+  while (end < version.size() && std::isdigit(static_cast<unsigned char>(version[end]))) ++end;
+  for (size_t i = 0; i < first; i++)
+    if (!std::isdigit(static_cast<unsigned char>(version[i]))) return {};
+  return end > first + 1 ? version.substr(0, end) : std::string{};
+}
+
+std::string torch_version_of(const std::string& directory) {
+  std::ifstream file(directory + "/version.py");
+  for (std::string line; std::getline(file, line);) {
+    if (line.rfind("__version__", 0) != 0) continue;
+    size_t open = line.find_first_of("'\""), close = line.find_last_of("'\"");
+    if (open != std::string::npos && close > open) return line.substr(open + 1, close - open - 1);
+  }
+  return {};
+}
+
+std::string find_executor(const std::string& minor) {
+  char self[PATH_MAX];
+  ssize_t n = readlink("/proc/self/exe", self, sizeof self);
+  if (n <= 0) return {};
+  std::string folder(self, static_cast<size_t>(n));
+  folder.resize(folder.rfind('/'));
+  for (const std::string& where : {folder, folder + "/../lib/djinn", folder + "/../lib/x86_64-linux-gnu/djinn"})
+    for (const std::string& name : {"libdjinn_aten-" + minor + ".so", std::string("libdjinn_aten.so")})
+      if (std::string path = where + "/" + name; access(path.c_str(), R_OK) == 0) return path;
+  return {};
+}
+
+static std::string open_library(const std::string& path) {
+  return dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL) ? std::string{} : std::string(dlerror());
+}
+
+std::string load_executor(const std::string& torch_directory, const std::string& executor, const std::string& op_library, LoadedExecutor& out) {
+  std::string wanted = minor_version(torch_version_of(torch_directory));
+  if (wanted.empty()) return torch_directory + "/version.py names no version";
+  if (executor.empty()) return "no libdjinn_aten.so for torch " + wanted + " beside djinn-gpu-server or in ../lib/djinn";
+  for (const char* library : {"libgomp.so.1", "libc10.so", "libtorch_cpu.so"}) {
+    std::string path = torch_directory + "/lib/" + library;
+    // an OpenMP runtime lies there or elsewhere, depending on the wheel; the loader knows
+    if (access(path.c_str(), R_OK) != 0 && library == std::string("libgomp.so.1")) continue;
+    if (auto e = open_library(path); !e.empty()) return e;
+  }
+  void* handle = dlopen(executor.c_str(), RTLD_NOW | RTLD_LOCAL);
+  if (!handle) return dlerror();
+  auto load = reinterpret_cast<djinn_executor_load_fn>(dlsym(handle, "djinn_executor_load"));
+  if (!load) return executor + " is not an executor";
+  char error[1024] = "";
+  const djinn_executor* table = load(op_library.empty() ? nullptr : op_library.c_str(), error, sizeof error);
+  if (!table) return executor + ": " + error;
+  if (table->version != DJINN_EXECUTOR_VERSION) return executor + " has another interface version; build it together with the server";
+  if (minor_version(table->torch) != wanted) return executor + " is built for torch " + table->torch + ", not for " + wanted;
+  size_t count = 0;
+  const char* const* names = table->ops(&count);
+  out.ops.assign(names, names + count);
+  out.torch = table->torch;
+  out.table = table;
+  return {};
+}
+
+}  // namespace djinn::server

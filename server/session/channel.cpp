@@ -1,0 +1,61 @@
+// See channel.hpp. The kernel bounds a packet at about 200 KiB and an op list may be longer, so a message travels in pieces: a byte that says whether
+// more follows, then bytes.
+#include "server/session/channel.hpp"
+
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+
+#include "semantic/wire/archive.hpp"
+
+namespace djinn::server {
+
+// Well below the kernel's bound on a packet (net.core.wmem_default, 212,992) and small enough for a buffer on the stack.
+constexpr size_t kPieceBytes = 32 << 10;
+
+Channel& Channel::operator=(Channel&& other) noexcept {
+  std::swap(fd_, other.fd_);
+  std::swap(patient_, other.patient_);
+  std::swap(partial_, other.partial_);
+  return *this;
+}
+
+Channel::~Channel() {
+  if (fd_ >= 0) ::close(fd_);
+}
+
+bool Channel::send(const ChannelMessage& m) {
+  auto bytes = control::pack(m);
+  std::vector<std::byte> piece;
+  for (size_t at = 0; at < bytes.size();) {
+    size_t n = std::min(kPieceBytes, bytes.size() - at);
+    piece.assign(1, std::byte(at + n < bytes.size()));
+    piece.insert(piece.end(), bytes.begin() + static_cast<ptrdiff_t>(at), bytes.begin() + static_cast<ptrdiff_t>(at + n));
+    ssize_t sent;
+    do sent = ::send(fd_, piece.data(), piece.size(), MSG_NOSIGNAL | (patient_ ? 0 : MSG_DONTWAIT));
+    while (sent < 0 && errno == EINTR);
+    if (sent != static_cast<ssize_t>(piece.size())) return false;
+    at += n;
+  }
+  return true;
+}
+
+Channel::Got Channel::receive(ChannelMessage& m, bool wait) {
+  std::byte piece[kPieceBytes + 1];
+  ssize_t n;
+  do n = ::recv(fd_, piece, sizeof piece, wait ? 0 : MSG_DONTWAIT);
+  while (n < 0 && errno == EINTR);
+  if (n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) return Got::nothing;
+  if (n < 1 || partial_.size() > wire::kControlBytesMax) return Got::end;
+  partial_.insert(partial_.end(), piece + 1, piece + n);
+  if (piece[0] != std::byte{0}) return Got::nothing;
+  auto got = control::unpack<ChannelMessage>(partial_);
+  partial_.clear();
+  if (!got) return Got::end;  // never from our own binary
+  m = std::move(*got);
+  return Got::message;
+}
+
+}  // namespace djinn::server

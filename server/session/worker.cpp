@@ -1,0 +1,402 @@
+// See worker.hpp.
+#include "server/session/worker.hpp"
+
+#include <linux/close_range.h>
+#include <poll.h>
+#include <signal.h>
+#include <sys/prctl.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <chrono>
+#include <condition_variable>
+#include <thread>
+
+#include "semantic/transport/socket.hpp"
+#include "semantic/wire/frame.hpp"
+#include "server/execute/executor.hpp"
+#include "server/log.hpp"
+#include "server/session/channel.hpp"
+#include "server/session/queue.hpp"
+#include "server/session/session.hpp"
+
+namespace djinn::server {
+
+using Clock = std::chrono::steady_clock;
+using namespace std::chrono_literals;
+using transport::Socket;
+using wire::FrameKind;
+
+namespace {
+
+// An executor without work looks for it so long before it sleeps: a program that synchronises comes back within tens of microseconds.
+constexpr auto kExecutorSpin = 100us;
+// Checks of time (grace, first hello, counters) happen this often.
+constexpr auto kTick = 500ms;
+// A client that has opened a session says hello within this time; its own attempts give up much earlier.
+constexpr auto kHelloPatience = 20s;
+// What was posted before a goodbye is still executed, if it is done by then.
+constexpr auto kGoodbyePatience = 2s;
+// A client that has not been heard for this long is asked for a sign of life, long before --grace is over.
+constexpr auto kQuiet = 5s;
+// The broker answers within microseconds; when it does not, the lease stands.
+constexpr auto kLeasePatience = 10s;
+
+struct Monitor {
+  explicit Monitor(zmq::context_t& context) : socket(context, zmq::socket_type::pair) { socket.set(zmq::sockopt::linger, 0); }
+  zmq::socket_t socket;
+};
+
+class Worker {
+ public:
+  explicit Worker(int channel) : channel_(channel), router_(context_, Socket::Kind::router), monitor_(context_) {}
+  int run();
+
+ private:
+  bool start();
+  std::string listen();
+  std::string listen_tcp(const Bind& b);
+  bool await_assignment(ChannelMessage& assign);
+  bool take(ChannelMessage& assign);
+  void io();
+  void pump();
+  void handle(transport::Message m);
+  void hear(const ChannelMessage& m);
+  void watch_connection();
+  void tick();
+  void send_counters(ChannelKind kind, const std::string& text);
+  bool say(FrameKind kind, std::span<const std::byte> to);
+  uint64_t ask_lease(uint64_t wanted);
+  void execute_all();
+  void end(const std::string& why, bool tell_client);
+  [[noreturn]] void finish();
+
+  ChannelMessage setup_;
+  Channel channel_;
+  std::mutex channel_send_;
+  zmq::context_t context_{1};
+  Socket router_;
+  Monitor monitor_;
+  LoadedExecutor executor_;
+  Rejections rejections_;
+  std::optional<Door> door_;
+  std::mutex pumping_;
+  BatchQueue queue_;
+  std::unique_ptr<Device> device_;
+  std::unique_ptr<Session> session_;
+  control::Opened opened_;
+  std::atomic<unsigned> threads_{1};
+  std::atomic<int64_t> heard_{0};
+  Clock::time_point born_{}, goodbye_at_{}, pinged_{}, ticked_{};
+  std::atomic<bool> goodbye_{false};
+  uint64_t counted_ = 0;
+  std::mutex lease_mutex_;
+  std::condition_variable lease_answered_;
+  std::optional<uint64_t> lease_answer_;
+  std::mutex end_mutex_;
+  std::atomic<bool> ending_{false};
+  std::string end_reason_;
+  bool end_told_ = false;
+};
+
+std::string Worker::listen_tcp(const Bind& b) {
+  bool v6 = b.host.find(':') != std::string::npos;
+  std::string host = v6 ? "[" + b.host + "]" : b.host, error;
+  for (uint32_t port = b.port_first; port <= b.port_last; port++) {
+    error = router_.bind("tcp://" + host + ":" + (port ? std::to_string(port) : "*"));
+    if (error.empty()) return error;
+  }
+  return "no free port from " + std::to_string(b.port_first) + " to " + std::to_string(b.port_last) + ": " + error;
+}
+
+std::string Worker::listen() {
+  for (const Bind& b : setup_.binds) {
+    std::string error = b.host.empty() ? router_.bind("ipc://" + b.path) : listen_tcp(b);
+    if (!error.empty()) return error;
+    setup_.endpoints.push_back(router_.endpoint());
+  }
+  return {};
+}
+
+// Loads, listens, and says so.
+bool Worker::start() {
+  ChannelMessage& m = setup_;
+  Channel::Got got;
+  while ((got = channel_.receive(m, true)) == Channel::Got::nothing) {}
+  if (got == Channel::Got::end || m.kind != ChannelKind::start) return false;
+  set_log_level(m.log_level);
+  ChannelMessage ready;
+  ready.kind = ChannelKind::ready;
+  if (!m.torch_directory.empty()) ready.text = load_executor(m.torch_directory, m.executor, m.op_library, executor_);
+  std::string name = router_.monitor(ZMQ_EVENT_DISCONNECTED);
+  if (!name.empty()) monitor_.socket.connect(name);
+  if (auto error = listen(); !error.empty()) {
+    ready.kind = ChannelKind::failed;
+    ready.text = error;
+    channel_.send(ready);
+    return false;
+  }
+  ready.endpoints = m.endpoints;
+  ready.torch = executor_.torch;
+  ready.names = executor_.ops;
+  return channel_.send(ready);
+}
+
+bool Worker::await_assignment(ChannelMessage& assign) {
+  for (;;) {
+    Channel::Got got = channel_.receive(assign, true);
+    if (got == Channel::Got::end) return false;
+    if (got == Channel::Got::nothing) continue;
+    if (assign.kind == ChannelKind::shut) return false;
+    if (assign.kind == ChannelKind::assign) return true;
+  }
+}
+
+// Makes the session; answers the broker.
+bool Worker::take(ChannelMessage& assign) {
+  device_ = make_cpu_device(setup_.total_memory);
+  opened_ = assign.opened;
+  ChannelMessage answer;
+  answer.kind = ChannelKind::failed;
+  answer.text = "none of the client's address ranges is free in the server";
+  for (const control::Range& r : assign.ranges) {
+    if (!device_->reserve(r.address, r.size)) continue;
+    opened_.range = r;
+    answer.kind = ChannelKind::assigned;
+    break;
+  }
+  opened_.device = device_->describe();
+  opened_.worker_pid = static_cast<uint32_t>(getpid());
+  answer.opened = opened_;
+  if (answer.kind == ChannelKind::assigned) {
+    prctl(PR_SET_NAME, fmt::format("djinn-s{}", opened_.session).c_str());
+    door_.emplace(opened_.token, opened_.session, opened_.incarnation, rejections_);
+    threads_ = opened_.threads;
+    Session::Setup s;
+    s.opened = opened_;
+    s.who = assign.counters;
+    s.who.worker_pid = opened_.worker_pid;
+    s.device = device_.get();
+    bool op_level = opened_.level == control::Level::op;
+    s.executor = op_level ? executor_.table : nullptr;
+    s.no_executor = op_level ? "" : "it was opened at call level";
+    s.send = [this](std::span<const std::byte> f, std::span<const djinn_part> bulk) { return router_.send(door_->identity(), f, bulk); };
+    s.ask_lease = [this](uint64_t wanted) { return ask_lease(wanted); };
+    session_ = std::make_unique<Session>(std::move(s));
+  }
+  return channel_.send(answer) && answer.kind == ChannelKind::assigned;
+}
+
+bool Worker::say(FrameKind kind, std::span<const std::byte> to) {
+  wire::FrameHeader h;
+  h.kind = kind;
+  h.session = opened_.session;
+  h.incarnation = opened_.incarnation;
+  return router_.send(to, std::as_bytes(std::span(&h, 1)));
+}
+
+void Worker::handle(transport::Message m) {
+  std::vector<std::byte> from(m.part(0).begin(), m.part(0).end());
+  Batch batch;
+  Verdict v = door_->receive(m, batch);
+  if (v.kind != Verdict::Kind::drop && v.kind != Verdict::Kind::turn_away) heard_ = Clock::now().time_since_epoch().count();
+  switch (v.kind) {
+    case Verdict::Kind::drop:
+    case Verdict::Kind::quiet: return;
+    case Verdict::Kind::welcome: say(FrameKind::welcome, from); return;
+    case Verdict::Kind::pong: say(FrameKind::pong, from); return;
+    case Verdict::Kind::turn_away: router_.send(from, refused_frame(opened_.session, opened_.incarnation, v.text)); return;
+    case Verdict::Kind::violation: end(v.text, true); return;
+    case Verdict::Kind::work: break;
+  }
+  if (batch.goodbye) {
+    goodbye_at_ = Clock::now();
+    goodbye_ = true;
+  }
+  if (!queue_.push(std::move(batch))) end("the client sent more than its credit window allows", true);
+}
+
+// Handles everything that is here. Emptied completely each time: the socket's descriptor speaks of news only.
+void Worker::pump() {
+  while (!ending_)
+    if (auto m = router_.receive()) handle(std::move(*m));
+    else return;
+}
+
+void Worker::watch_connection() {
+  while (auto e = transport::read_monitor(monitor_.socket)) {
+    std::lock_guard lock(pumping_);
+    pump();  // what arrived before the end comes before it
+    if (door_->descriptor() < 0 || e->value != door_->descriptor()) continue;
+    if (!goodbye_) end("the client's connection was closed", false);
+  }
+}
+
+void Worker::hear(const ChannelMessage& m) {
+  switch (m.kind) {
+    case ChannelKind::threads:
+      threads_ = static_cast<unsigned>(m.number);
+      queue_.nudge();
+      return;
+    case ChannelKind::lease_granted: {
+      std::lock_guard lock(lease_mutex_);
+      lease_answer_ = m.number;
+      lease_answered_.notify_one();
+      return;
+    }
+    case ChannelKind::counters_wanted: send_counters(ChannelKind::counters, {}); return;
+    case ChannelKind::shut: end(m.text, true); return;
+    case ChannelKind::start:
+    case ChannelKind::ready:
+    case ChannelKind::assign:
+    case ChannelKind::assigned:
+    case ChannelKind::failed:
+    case ChannelKind::lease_wanted:
+    case ChannelKind::counters:
+    case ChannelKind::ended: break;
+  }
+  spdlog::error("the broker sent a message that a serving worker does not expect");
+}
+
+uint64_t Worker::ask_lease(uint64_t wanted) {
+  ChannelMessage m;
+  m.kind = ChannelKind::lease_wanted;
+  m.number = wanted;
+  {
+    std::lock_guard lock(lease_mutex_);
+    lease_answer_.reset();
+  }
+  {
+    std::lock_guard lock(channel_send_);
+    channel_.send(m);
+  }
+  std::unique_lock lock(lease_mutex_);
+  if (!lease_answered_.wait_for(lock, kLeasePatience, [&] { return lease_answer_.has_value(); })) return session_->lease();
+  return *lease_answer_;
+}
+
+void Worker::send_counters(ChannelKind kind, const std::string& text) {
+  ChannelMessage m;
+  m.kind = kind;
+  m.text = text;
+  m.counters = session_->counters();
+  m.names = rejections_.list();
+  std::lock_guard lock(channel_send_);
+  channel_.send(m);
+}
+
+void Worker::tick() {
+  auto now = Clock::now();
+  if (now - ticked_ < kTick) return;
+  ticked_ = now;
+  watch_connection();
+  Clock::time_point heard(Clock::duration(heard_.load()));
+  bool inside = !door_->identity().empty();
+  auto silent = now - (inside ? heard : born_);
+  if (!inside && silent > kHelloPatience) end("nobody connected", false);
+  if (inside && silent > std::chrono::milliseconds(setup_.grace_milliseconds))
+    end(fmt::format("the client was silent for {} s", std::chrono::duration_cast<std::chrono::seconds>(silent).count()), true);
+  if (inside && silent > kQuiet && now - pinged_ > kQuiet) {
+    pinged_ = now;
+    say(FrameKind::ping, door_->identity());
+  }
+  if (goodbye_ && now - goodbye_at_ > kGoodbyePatience) end("goodbye", false);
+  uint64_t commands = session_->counts().commands;
+  if (commands == counted_) return;
+  counted_ = commands;
+  send_counters(ChannelKind::counters, {});
+}
+
+void Worker::io() {
+  pthread_setname_np(pthread_self(), "djinn-io");
+  int monitor_fd = monitor_.socket.get(zmq::sockopt::fd);
+  for (;;) {
+    {
+      std::lock_guard lock(pumping_);
+      pump();
+    }
+    ChannelMessage m;
+    Channel::Got got;
+    while ((got = channel_.receive(m, false)) == Channel::Got::message) hear(m);
+    if (got == Channel::Got::end) _exit(0);  // the broker is gone
+    watch_connection();
+    tick();
+    if (ending_) finish();
+    if (router_.readable()) continue;
+    pollfd fds[] = {{router_.event_descriptor(), POLLIN, 0}, {router_.wake_descriptor(), POLLIN, 0}, {channel_.descriptor(), POLLIN, 0}, {monitor_fd, POLLIN, 0}};
+    ::poll(fds, std::size(fds), static_cast<int>(kTick / 1ms));
+    if (fds[1].revents & POLLIN) router_.clear_wake();
+  }
+}
+
+// The executor thread.
+void Worker::execute_all() {
+  unsigned threads = threads_;
+  Batch batch;
+  auto idle_since = Clock::now();
+  while (!ending_) {
+    if (unsigned n = threads_; n != threads) session_->set_threads(threads = n);
+    if (queue_.pop(batch)) {
+      if (batch.goodbye) return end("goodbye", false);
+      if (!session_->execute(batch)) return end(session_->ended(), true);
+      queue_.executed(batch.records.size(), batch.bytes);
+      batch = Batch();
+      idle_since = Clock::now();
+      continue;
+    }
+    if (std::unique_lock lock(pumping_, std::try_to_lock); lock) pump();
+    if (Clock::now() - idle_since < kExecutorSpin) continue;
+    queue_.wait();
+    idle_since = Clock::now();
+  }
+}
+
+// From whichever thread: the first reason stands. The io thread says it and ends the process, whatever the executor is doing.
+void Worker::end(const std::string& why, bool tell_client) {
+  {
+    std::lock_guard lock(end_mutex_);
+    if (ending_) return;
+    end_reason_ = why;
+    end_told_ = tell_client;
+    ending_ = true;
+  }
+  router_.wake();
+}
+
+void Worker::finish() {
+  spdlog::info("session {} ended: {}", opened_.session, end_reason_);
+  if (end_told_ && !door_->identity().empty()) router_.send(door_->identity(), refused_frame(opened_.session, opened_.incarnation, end_reason_));
+  send_counters(ChannelKind::ended, end_reason_);
+  monitor_.socket.close();
+  router_.close();
+  context_.close();  // lets what is queued leave, for as long as the socket lingers
+  _exit(0);          // the executor's memory goes with the process
+}
+
+int Worker::run() {
+  if (!start()) return 1;
+  ChannelMessage assign;
+  if (!await_assignment(assign)) return 0;
+  born_ = ticked_ = Clock::now();
+  if (!take(assign)) return 1;
+  std::thread([this] { io(); }).detach();
+  execute_all();
+  for (;;) pause();  // the io thread ends the process
+}
+
+}  // namespace
+
+int worker_main(int broker_pid) {
+  // The kernel ends this process when the broker's spawner thread, its parent, ends; if that has happened already, nobody will.
+  prctl(PR_SET_PDEATHSIG, SIGKILL);
+  if (getppid() != broker_pid) return 1;
+  syscall(SYS_close_range, kChannelDescriptor + 1, ~0u, 0);
+  signal(SIGINT, SIG_IGN);  // a terminal's Ctrl-C is for the broker, which tells us
+  umask(077);
+  prctl(PR_SET_NAME, "djinn-warm");
+  auto* worker = new Worker(kChannelDescriptor);  // never destroyed: libtorch's own threads may still run at the end
+  _exit(worker->run());
+}
+
+}  // namespace djinn::server
