@@ -4,7 +4,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
-#include <spawn.h>
+#include <signal.h>
 #include <string.h>
 #include <sys/file.h>
 #include <sys/socket.h>
@@ -68,34 +68,65 @@ std::string server_program() {
   return {};
 }
 
-// Empty, or why the server did not start.
+// Everything that the grandchild needs, made before the fork: after it only async-signal-safe calls are allowed.
+struct Start {
+  std::vector<std::string> words, variables;
+  std::vector<char*> arguments, environment;
+  std::string log;
+};
+
+Start prepare(const std::string& program, const std::string& folder, const std::string& endpoint) {
+  Start s;
+  s.words = {program, "--listen", endpoint, "--idle-exit", kIdleExitSeconds, "--client-torch"};
+  auto torch = torch_in_process();
+  if (!torch.directory.empty()) s.words.insert(s.words.end(), {"--torch", torch.directory});
+  for (char** e = environ; *e; e++)
+    if (!belongs_to_the_client(*e)) s.variables.push_back(*e);
+  for (auto& w : s.words) s.arguments.push_back(w.data());
+  for (auto& v : s.variables) s.environment.push_back(v.data());
+  s.arguments.push_back(nullptr);
+  s.environment.push_back(nullptr);
+  s.log = folder + "/server.log";
+  return s;
+}
+
+// In the grandchild: cut loose from the program's terminal, signals and files, then become the server.
+[[noreturn]] void become(const Start& s) {
+  setsid();
+  sigset_t none;
+  sigemptyset(&none);
+  sigprocmask(SIG_SETMASK, &none, nullptr);
+  for (int signal : {SIGHUP, SIGINT, SIGPIPE, SIGCHLD, SIGTERM}) ::signal(signal, SIG_DFL);
+  int in = open("/dev/null", O_RDONLY), out = open(s.log.c_str(), O_WRONLY | O_CREAT | O_TRUNC, 0600);
+  dup2(in, 0);
+  dup2(out, 1);
+  dup2(out, 2);
+  close_range(3, ~0u, 0);
+  execve(s.arguments[0], s.arguments.data(), s.environment.data());
+  _exit(127);
+}
+
+// A grandchild, so that the program never sees a child of ours in wait(). _Fork: the program's fork handlers have no business here. Empty, or why the
+// server did not start.
 std::string spawn(const std::string& folder, const std::string& endpoint) {
   std::string program = server_program();
   if (program.empty()) return "djinn-gpu-server is not beside libdjinn.so";
-  auto torch = torch_in_process();
-  std::vector<std::string> words{program, "--listen", endpoint, "--idle-exit", kIdleExitSeconds};
-  if (!torch.directory.empty()) words.insert(words.end(), {"--torch", torch.directory});
-  std::vector<char*> arguments, environment;
-  for (auto& w : words) arguments.push_back(w.data());
-  arguments.push_back(nullptr);
-  for (char** e = environ; *e; e++)
-    if (!belongs_to_the_client(*e)) environment.push_back(*e);
-  environment.push_back(nullptr);
-  posix_spawn_file_actions_t files;
-  posix_spawn_file_actions_init(&files);
-  posix_spawn_file_actions_addopen(&files, 0, "/dev/null", O_RDONLY, 0);
-  posix_spawn_file_actions_addopen(&files, 1, (folder + "/server.log").c_str(), O_WRONLY | O_CREAT | O_TRUNC, 0600);
-  posix_spawn_file_actions_adddup2(&files, 1, 2);
-  posix_spawn_file_actions_addclosefrom_np(&files, 3);
-  posix_spawnattr_t attributes;
-  posix_spawnattr_init(&attributes);
-  posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETSID);
-  pid_t pid;
-  int failed = posix_spawn(&pid, program.c_str(), &files, &attributes, arguments.data(), environment.data());
-  posix_spawnattr_destroy(&attributes);
-  posix_spawn_file_actions_destroy(&files);
-  if (failed) return program + ": " + strerror(failed);
-  say(Level::error, "started a local server (pid %d, log in %s/server.log); it ends when unused for %s s", pid, folder.c_str(), kIdleExitSeconds);
+  Start start = prepare(program, folder, endpoint);
+  int ends[2];
+  if (pipe2(ends, O_CLOEXEC) != 0) return strerror(errno);
+  pid_t child = _Fork();
+  if (child == 0) {
+    pid_t server = _Fork();
+    if (server == 0) become(start);
+    _exit(write(ends[1], &server, sizeof server) == sizeof server ? 0 : 1);
+  }
+  close(ends[1]);
+  pid_t server = -1;
+  bool told = child > 0 && read(ends[0], &server, sizeof server) == sizeof server;
+  close(ends[0]);
+  if (child > 0) waitpid(child, nullptr, 0);
+  if (!told || server < 0) return "cannot start a process: " + std::string(strerror(errno));
+  say(Level::error, "started a local server (pid %d, log in %s); it ends when unused for %s s", server, start.log.c_str(), kIdleExitSeconds);
   return {};
 }
 

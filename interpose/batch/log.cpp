@@ -2,6 +2,8 @@
 #include "interpose/batch/log.hpp"
 
 #include <chrono>
+#include <cstdio>
+#include <thread>
 
 #include "interpose/batch/counters.hpp"
 #include "interpose/shadow/error.hpp"
@@ -16,8 +18,13 @@ namespace {
 constexpr uint32_t kFlushCommands = 128;
 constexpr size_t kFlushBytes = 32u << 10;
 constexpr uint64_t kFlushBulkBytes = 1u << 20;
-// How long a waiting thread looks for its answer itself before it sleeps (a hop through another thread costs about 10 µs).
-constexpr unsigned kSpinMicroseconds = 200;
+// A record alone in its frame.
+constexpr size_t kPayloadBytesMax = wire::kFrameBytesMax - sizeof(wire::RecordHeader);
+// The wait: look for the answer ourselves (a hop through another thread costs about 10 µs), then sleep until a report or the loss of the session wakes
+// us, and look again now and then in case neither does. Where the server may share our core, looking only keeps it from working.
+constexpr auto kSpin = std::chrono::microseconds(200), kSpinFewCores = std::chrono::microseconds(50);
+constexpr unsigned kFewCores = 2, kDriveMicroseconds = 20;
+constexpr auto kSleep = std::chrono::milliseconds(100);
 
 std::span<const std::byte> bytes_of(const djinn_span& s) { return {static_cast<const std::byte*>(s.data), s.size}; }
 void release(std::span<const djinn_part> bulk) {
@@ -32,6 +39,7 @@ Counters& counters() {
 }
 
 void Log::start(const djinn_link_api* api, djinn_link* link, uint64_t session, uint32_t incarnation, bool flush_when_idle) {
+  std::lock_guard lock(mutex_);  // the link may report already
   api_ = api;
   link_ = link;
   flush_when_idle_ = flush_when_idle;
@@ -115,8 +123,17 @@ void Log::reserve_credit(std::unique_lock<std::mutex>& lock, uint64_t bytes) {
   count(counters().stall_nanoseconds, static_cast<uint64_t>((Clock::now() - begin).count()));
 }
 
+// What no frame can carry is not sent: the server would end the session over it.
+bool Log::fits(uint32_t opcode, size_t payload_bytes) {
+  if (payload_bytes <= kPayloadBytesMax) return true;
+  char name[32];
+  snprintf(name, sizeof name, "command %#x", opcode);
+  latch_error({0, cudaErrorInvalidValue, wire::ErrorClass::refused}, name, std::to_string(payload_bytes) + " bytes are more than one message may hold");
+  return false;
+}
+
 Ticket Log::post(uint32_t opcode, uint16_t flags, std::span<const std::byte> payload, std::span<const djinn_part> bulk) {
-  if (lost()) return release(bulk), 0;
+  if (lost() || !fits(opcode, payload.size())) return release(bulk), 0;
   uint64_t bytes = payload.size();
   for (const djinn_part& p : bulk) bytes += p.size;
   std::unique_lock lock(mutex_);
@@ -128,6 +145,8 @@ Ticket Log::post(uint32_t opcode, uint16_t flags, std::span<const std::byte> pay
 
 Ticket Log::post_many(size_t n, const uint32_t* opcodes, const djinn_span* payloads) {
   if (lost()) return 0;
+  for (size_t i = 0; i < n; i++)
+    if (!fits(opcodes[i], payloads[i].size)) return 0;
   std::unique_lock lock(mutex_);
   reserve_credit(lock, 0);
   Ticket t = 0;
@@ -151,7 +170,8 @@ Ticket Log::post_download(std::span<const std::byte> payload, Store store) {
 
 Reply Log::call(uint32_t opcode, uint16_t flags, std::span<const std::byte> payload, std::span<const djinn_part> bulk) {
   Pending pending;
-  if (!lost()) {
+  bool fit = fits(opcode, payload.size());
+  if (fit && !lost()) {
     std::unique_lock lock(mutex_);
     reserve_credit(lock, payload.size());
     Ticket t = append_locked(opcode, static_cast<uint16_t>(flags | wire::kFlagCall), payload, bulk);
@@ -168,10 +188,8 @@ Reply Log::call(uint32_t opcode, uint16_t flags, std::span<const std::byte> payl
   } else {
     release(bulk);
   }
-  if (!pending.done) {
-    pending.reply.status = lost_error();
-    pending.reply.error = lost_reason();
-  }
+  if (!fit) pending.reply = {cudaErrorInvalidValue, {}, {}, latest_error_text()};
+  else if (!pending.done) pending.reply = {lost_error(), {}, {}, lost_reason()};
   return std::move(pending.reply);
 }
 
@@ -193,80 +211,108 @@ bool Log::wait_executed(Ticket t) {
   return executed(t);
 }
 
-// Spin (driving the link ourselves), then sleep until a report arrives; ends when `done` or when the session is lost.
+// Ends when `done`, or when the session is lost. `done` is asked without a lock, since it may take one; `seen` makes sure that no report comes between
+// its answer and the sleep.
 void Log::wait_until(const std::function<bool()>& done) {
-  auto spin_end = Clock::now() + std::chrono::microseconds(kSpinMicroseconds);
-  while (!done() && !lost()) {
+  static const auto spin = std::thread::hardware_concurrency() <= kFewCores ? kSpinFewCores : kSpin;
+  auto spin_end = Clock::now() + spin;
+  for (;;) {
+    uint64_t seen = arrivals_.load(std::memory_order_acquire);
+    if (done() || lost()) return;
     if (Clock::now() < spin_end) {
-      api_->drive(link_, 20);
+      api_->drive(link_, kDriveMicroseconds);
       continue;
     }
     std::unique_lock lock(answers_mutex_);
-    // `done` may take mutex_, so it is asked without this lock; the time-out covers a report that came in between
-    answers_.wait_for(lock, std::chrono::milliseconds(1));
+    answers_.wait_for(lock, kSleep, [&] { return arrivals_ != seen || lost(); });
   }
 }
 
-void Log::take_reply(wire::Reader& r, const wire::Record& record, std::span<const djinn_part> bulk) {
+// The waiting caller is told later, when everything that the reply implies holds (on_frame).
+bool Log::take_reply(wire::Reader& r, const wire::Record& record, std::span<const djinn_part> bulk, Ticket& ticket) {
   auto head = r.get<wire::Reply>();
-  if (!r.ok()) return;
+  std::string_view operation, text;
+  if (head.status) {
+    operation = r.get_string(wire::kNameBytesMax);
+    text = r.get_string(wire::kErrorTextMax);
+  }
+  if (!r.ok()) return false;
+  if (head.status && head.error_class == static_cast<uint32_t>(wire::ErrorClass::sticky)) latch_error({head.ticket, head.status, wire::ErrorClass::sticky}, operation, text);
   std::lock_guard lock(answers_mutex_);
   auto found = pending_.find(head.ticket);
-  if (found == pending_.end()) return;
+  if (found == pending_.end()) return false;
   Reply& reply = found->second->reply;
   reply.status = head.status;
-  size_t n = r.left();
-  if (const std::byte* p = r.take(n)) reply.payload.assign(p, p + n);
+  if (head.status) {
+    reply.error = error_words(operation, text);
+  } else {
+    size_t n = r.left();
+    const std::byte* p = r.take(n);
+    reply.payload.assign(p, p + n);
+  }
   for (uint16_t i = 0; i < record.head.bulk; i++) {
     const djinn_part& part = bulk[record.bulk_first + i];
     auto data = static_cast<const std::byte*>(part.data);
     reply.bulk.emplace_back(data, data + part.size);
   }
-  if (reply.status) reply.error = latest_error_text();
-  found->second->done.store(true, std::memory_order_release);
+  ticket = head.ticket;
+  return true;
 }
 
 void Log::take_error(wire::Reader& r) {
   auto e = r.get<wire::Error>();
   auto operation = r.get_string(wire::kNameBytesMax);
   auto text = r.get_string(wire::kErrorTextMax);
-  if (r.ok()) latch_error(e, operation, text);
+  if (!r.ok()) return;
+  if (e.error_class == wire::ErrorClass::lost) lose_session(("djinn-gpu-server ended the session: " + error_words(operation, text)).c_str());
+  else latch_error(e, operation, text);
 }
 
-void Log::on_frame(std::span<const std::byte> frame, std::span<const djinn_part> bulk) {
-  wire::FrameHeader h;
-  static thread_local std::vector<wire::Record> records;  // one thread at a time, and it keeps its memory
-  if (wire::parse_frame(frame, bulk.size(), h, records) != wire::FrameError::none) return;
-  for (const wire::Record& record : records) {
-    wire::Reader r(record.payload);
-    switch (static_cast<wire::ReportOpcode>(record.head.opcode)) {
-      case wire::ReportOpcode::reply: take_reply(r, record, bulk); break;
-      case wire::ReportOpcode::error: take_error(r); break;
-      case wire::ReportOpcode::event_done: {
-        auto e = r.get<wire::EventDone>();
-        if (r.finished()) event_done(e);
-        break;
-      }
-      case wire::ReportOpcode::pushed: {
-        auto p = r.get<wire::Pushed>();
-        Store store;
-        {
-          std::lock_guard lock(answers_mutex_);
-          auto found = stores_.find(p.ticket);
-          if (!r.finished() || found == stores_.end()) break;
-          store = std::move(found->second);
-          stores_.erase(found);
-        }
-        store(bulk.subspan(record.bulk_first, record.head.bulk));
-        break;
-      }
-    }
-  }
-  if (h.kind == wire::FrameKind::refused) return lose_session("the session was ended by the server");
-  Ticket before = acknowledged_.load(std::memory_order_relaxed);
-  if (h.ack > before) acknowledged_.store(h.ack, std::memory_order_release);
+void Log::take_pushed(wire::Reader& r, std::span<const djinn_part> rows) {
+  auto p = r.get<wire::Pushed>();
+  if (!r.finished()) return;
+  Store store;
   {
     std::lock_guard lock(answers_mutex_);
+    auto found = stores_.find(p.ticket);
+    if (found == stores_.end()) return;
+    store = std::move(found->second);
+    stores_.erase(found);
+  }
+  store(rows);
+}
+
+void Log::take_record(const wire::Record& record, std::span<const djinn_part> bulk, std::vector<Ticket>& replied) {
+  wire::Reader r(record.payload);
+  switch (static_cast<wire::ReportOpcode>(record.head.opcode)) {
+    case wire::ReportOpcode::reply:
+      if (Ticket t; take_reply(r, record, bulk, t)) replied.push_back(t);
+      break;
+    case wire::ReportOpcode::error: take_error(r); break;
+    case wire::ReportOpcode::event_done:
+      if (auto e = r.get<wire::EventDone>(); r.finished()) event_done(e);
+      break;
+    case wire::ReportOpcode::pushed: take_pushed(r, bulk.subspan(record.bulk_first, record.head.bulk)); break;
+  }
+}
+
+// First what the records say, then the acknowledgement, then the waiting callers: who sees a reply sees everything before it as executed.
+void Log::on_frame(std::span<const std::byte> frame, std::span<const djinn_part> bulk) {
+  wire::FrameHeader h;
+  std::vector<wire::Record> records;
+  std::vector<Ticket> replied;
+  if (wire::parse_frame(frame, bulk.size(), h, records) != wire::FrameError::none) return;
+  for (const wire::Record& record : records) take_record(record, bulk, replied);
+  if (h.kind == wire::FrameKind::refused) {
+    lose_session("djinn-gpu-server ended the session");
+    return on_lost();
+  }
+  if (h.ack > acknowledged_.load(std::memory_order_relaxed)) acknowledged_.store(h.ack, std::memory_order_release);
+  {
+    std::lock_guard lock(answers_mutex_);
+    for (Ticket t : replied)
+      if (auto found = pending_.find(t); found != pending_.end()) found->second->done.store(true, std::memory_order_release);
+    ++arrivals_;
     answers_.notify_all();
   }
   // the server has nothing to do: what waits in the batch may go
@@ -276,8 +322,9 @@ void Log::on_frame(std::span<const std::byte> frame, std::span<const djinn_part>
 }
 
 void Log::on_lost() {
-  lost_.store(true, std::memory_order_release);
   std::lock_guard lock(answers_mutex_);
+  lost_.store(true, std::memory_order_release);
+  ++arrivals_;
   answers_.notify_all();
 }
 

@@ -53,7 +53,10 @@ class Log {
   void flush_by_rule_locked();
   void reserve_credit(std::unique_lock<std::mutex>& lock, uint64_t bytes);
   void wait_until(const std::function<bool()>& done);
-  void take_reply(wire::Reader& r, const wire::Record& record, std::span<const djinn_part> bulk);
+  bool fits(uint32_t opcode, size_t payload_bytes);
+  bool take_reply(wire::Reader& r, const wire::Record& record, std::span<const djinn_part> bulk, Ticket& ticket);
+  void take_pushed(wire::Reader& r, std::span<const djinn_part> rows);
+  void take_record(const wire::Record& record, std::span<const djinn_part> bulk, std::vector<Ticket>& replied);
   void take_error(wire::Reader& r);
 
   const djinn_link_api* api_ = nullptr;
@@ -76,6 +79,7 @@ class Log {
   std::atomic<bool> lost_{false};
   std::mutex answers_mutex_;  // what is waited for; never held while sending
   std::condition_variable answers_;
+  std::atomic<uint64_t> arrivals_{0};  // reports taken: a waiter that has looked before the last one looks again
   std::unordered_map<Ticket, Pending*> pending_;
   std::unordered_map<Ticket, Store> stores_;
 };

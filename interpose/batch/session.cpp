@@ -22,7 +22,7 @@ namespace djinn {
 
 namespace {
 
-enum class Phase : int { closed, open, refused, forked };
+enum class Phase : int { closed, open, refused, forked, ended };
 std::atomic<Phase> phase{Phase::closed};
 std::mutex opening;
 SessionState* state = nullptr;
@@ -56,9 +56,20 @@ std::vector<Reserved> reserve_ranges() {
   return got;
 }
 
-void release_ranges(const std::vector<Reserved>& all, uint64_t keep) {
-  for (auto& r : all)
-    if (r.address != keep) munmap(reinterpret_cast<void*>(r.address), r.size);
+// Everything but the session's own range, which may be a part of what was offered.
+void release_ranges(const std::vector<Reserved>& all, uint64_t keep, uint64_t keep_bytes) {
+  auto release = [](uint64_t begin, uint64_t end) {
+    if (begin < end) munmap(reinterpret_cast<void*>(begin), end - begin);
+  };
+  for (auto& r : all) {
+    uint64_t end = r.address + r.size;
+    if (!keep_bytes || keep < r.address || keep >= end) {
+      release(r.address, end);
+      continue;
+    }
+    release(r.address, keep);
+    release(keep + keep_bytes, end);
+  }
 }
 
 std::string load_link(SessionState& s) {
@@ -106,11 +117,14 @@ std::string open_link(SessionState& s, const std::string& endpoint, bool local) 
   events.on_frame = [](void* self, const void* frame, size_t size, const djinn_part* bulk, size_t count) {
     static_cast<Log*>(self)->on_frame({static_cast<const std::byte*>(frame), size}, {bulk, count});
   };
-  events.on_lost = [](void*, const char* reason) { lose_session(reason); };
+  events.on_lost = [](void* self, const char* reason) {
+    lose_session(reason);  // first the reason: who wakes up asks for it
+    static_cast<Log*>(self)->on_lost();
+  };
   events.on_tick = [](void* self) { static_cast<Log*>(self)->on_tick(); };
   char error[1024] = "";
   s.link = s.api->open(&config, &events, &s.opened, error, sizeof error);
-  release_ranges(ranges, s.link ? s.opened.range_address : 0);
+  release_ranges(ranges, s.opened.range_address, s.link ? s.opened.range_size : 0);
   if (!s.link) return error;
   if (s.opened.relayed) say(Level::warning, "the worker cannot be reached directly; data is relayed by the broker at %s", endpoint.c_str());
   return {};
@@ -147,7 +161,7 @@ void at_exit() {
   SessionState& s = *state;
   if (!s.log.lost()) s.log.wait_executed(s.log.last());  // what was posted is the program's work: errors in it are still said
   summarise(s);
-  phase = Phase::refused;
+  phase = Phase::ended;
   s.api->close(s.link, 1000);
 }
 
@@ -196,14 +210,11 @@ cudaError_t session_error() {
   switch (phase.load()) {
     case Phase::forked: return cudaErrorInitializationError;
     case Phase::open: return state->log.lost() ? lost_error() : cudaSuccess;
+    case Phase::ended: return cudaErrorCudartUnloading;  // what CUDA says then, and what PyTorch's destructors expect
     case Phase::closed:
     case Phase::refused: return cudaErrorNoDevice;
   }
   return cudaErrorNoDevice;
-}
-
-void session_lost() {
-  if (auto* s = session()) s->log.on_lost();
 }
 
 bool op_level() {

@@ -19,7 +19,6 @@ SessionState* session();
 
 bool op_level();
 bool checking();
-void session_lost();  // from shadow/error: tells the log
 
 // Loads the hook for PyTorch when libtorch is there and it has not been loaded yet (interpose/entry/hook.cpp).
 void load_hook();

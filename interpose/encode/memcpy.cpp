@@ -8,6 +8,7 @@
 
 #include "interpose/batch/session.hpp"
 #include "interpose/shadow/device.hpp"
+#include "interpose/shadow/error.hpp"
 #include "interpose/shadow/event.hpp"
 #include "interpose/shadow/host_memory.hpp"
 
@@ -107,7 +108,7 @@ cudaError_t download(const Copy2D& c, uint64_t stream, bool asynchronous) {
   }
   Reply r = call(wire::Opcode::download, d);
   if (cudaError_t e = take_async_error()) return e;
-  if (r.status) return static_cast<cudaError_t>(r.status);
+  if (r.status) return fail_with(r);
   std::vector<djinn_part> parts;
   size_t got = 0;
   for (auto& b : r.bulk) {

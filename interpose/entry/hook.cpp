@@ -10,6 +10,7 @@
 
 #include "interpose/batch/counters.hpp"
 #include "interpose/batch/session.hpp"
+#include "interpose/entry/hook_host.hpp"
 
 namespace djinn {
 
@@ -25,8 +26,6 @@ int call_for_hook(uint32_t opcode, uint16_t flags, const void* payload, size_t s
   owned->reply = call(opcode, flags, {static_cast<const std::byte*>(payload), size});
   for (auto& b : owned->reply.bulk) owned->bulk.push_back({b.data(), b.size()});
   const Reply& r = owned->reply;
-  // the hook raises it; it is not to be delivered a second time
-  if (r.status) take_async_error();
   *out = {r.status, r.payload.data(), r.payload.size(), owned->bulk.data(), owned->bulk.size(), r.error.c_str(), owned};
   return r.status;
 }
@@ -101,11 +100,16 @@ void load_hook() {
   loaded = true;
   if (!op_level() && !checking()) return;
   std::string path = own_folder() + "/libdjinn_torch.so";
-  void* library = dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);
+  // lazily: against another torch some symbols are missing, and the version must still be readable
+  void* library = dlopen(path.c_str(), RTLD_LAZY | RTLD_LOCAL);
+  auto built_for = library ? reinterpret_cast<djinn_torch_version_fn>(dlsym(library, "djinn_torch_version")) : nullptr;
   auto start = library ? reinterpret_cast<djinn_torch_start_fn>(dlsym(library, "djinn_torch_start")) : nullptr;
   char error[1024] = "";
   if (!library) snprintf(error, sizeof error, "the PyTorch hook cannot be loaded: %s", dlerror());
   else if (!start) snprintf(error, sizeof error, "%s is not Djinn's PyTorch hook", path.c_str());
+  std::string here = torch_in_process().version, minor = built_for ? std::string(built_for()) + "." : "";
+  if (!error[0] && here.compare(0, minor.size(), minor) != 0)
+    snprintf(error, sizeof error, "the PyTorch hook was built for torch %s, this process has torch %s: ops cannot be forwarded", built_for ? built_for() : "?", here.c_str());
   if (error[0] || start(&kHost, error, sizeof error)) say(Level::error, "%s", error);
 }
 

@@ -4,6 +4,7 @@
 #include "interpose/batch/session.hpp"
 #include "interpose/encode/memcpy.hpp"
 #include "interpose/shadow/device.hpp"
+#include "interpose/shadow/error.hpp"
 #include "interpose/shadow/host_memory.hpp"
 
 using namespace djinn;
@@ -32,7 +33,7 @@ DJINN_EXPORT cudaError_t cudaMemGetInfo(size_t* free_bytes, size_t* total) {
   if (!free_bytes || !total) return fail(cudaErrorInvalidValue);
   if (cudaError_t e = need_context()) return fail(e);
   Reply r = call(static_cast<uint32_t>(wire::Opcode::memory_info), wire::kFlagCall, {});
-  if (r.status) return fail(static_cast<cudaError_t>(r.status));
+  if (r.status) return fail_with(r);
   auto info = wire::Reader(r.payload).get<wire::MemoryInfo>();
   *free_bytes = info.free;
   *total = info.total;

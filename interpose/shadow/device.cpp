@@ -6,6 +6,7 @@
 #include <cstring>
 
 #include "interpose/batch/session.hpp"
+#include "interpose/shadow/error.hpp"
 
 namespace djinn {
 
@@ -40,6 +41,7 @@ cudaError_t set_device(int device) {
 cudaError_t need_context() {
   if (!open_session()) return session_error();
   if (cudaError_t e = session_error()) return e;
+  if (cudaError_t e = sticky_error()) return e;
   primary_active = true;
   current.context = primary_context();
   return cudaSuccess;

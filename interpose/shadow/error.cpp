@@ -85,14 +85,19 @@ cudaError_t fail(cudaError_t e) {
   return e;
 }
 
+std::string error_words(std::string_view operation, std::string_view text) {
+  return operation.empty() ? std::string(text) : std::string(operation) + ": " + std::string(text);
+}
+
 void latch_error(const wire::Error& e, std::string_view operation, std::string_view text) {
-  std::string words = operation.empty() ? std::string(text) : std::string(operation) + ": " + std::string(text);
+  std::string words = error_words(operation, text);
   Async& a = async();
   {
     std::lock_guard lock(a.mutex);
-    a.latest = words;
     bool sticky = e.error_class == wire::ErrorClass::sticky;
-    if (a.code == cudaSuccess || (sticky && !a.sticky)) {  // the first stands; sticky goes before what is delivered once
+    if (a.sticky) return;  // nothing after it matters
+    a.latest = words;
+    if (a.code == cudaSuccess || sticky) {  // the first stands; sticky goes before what is delivered once
       a.code = static_cast<cudaError_t>(e.code);
       a.sticky = sticky;
       a.text = words;
@@ -125,6 +130,20 @@ cudaError_t take_async_error() {
   return fail(code);
 }
 
+cudaError_t fail_with(const Reply& r) {
+  tell(static_cast<cudaError_t>(r.status), r.error);
+  return fail(static_cast<cudaError_t>(r.status));
+}
+
+cudaError_t sticky_error() {
+  Async& a = async();
+  if (!a.waiting.load(std::memory_order_acquire)) return cudaSuccess;
+  std::lock_guard lock(a.mutex);
+  if (!a.sticky) return cudaSuccess;
+  tell(a.code, a.text);
+  return a.code;
+}
+
 void lose_session(const char* reason) {
   Async& a = async();
   {
@@ -137,7 +156,6 @@ void lose_session(const char* reason) {
     a.text = reason;
     a.waiting.store(true, std::memory_order_release);
   }
-  session_lost();
   say(Level::error, "%s; CUDA calls fail from here on", reason);
 }
 
@@ -149,14 +167,7 @@ std::string lost_reason() {
 }
 
 cudaError_t get_last_error(bool clear) {
-  Async& a = async();
-  if (a.waiting.load(std::memory_order_acquire)) {
-    std::lock_guard lock(a.mutex);
-    if (a.sticky) {
-      tell(a.code, a.text);
-      return a.code;
-    }
-  }
+  if (cudaError_t e = sticky_error()) return e;
   cudaError_t e = last.code;
   if (clear) last.code = cudaSuccess;
   return e;

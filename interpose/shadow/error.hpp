@@ -9,8 +9,14 @@
 namespace djinn {
 
 void latch_error(const wire::Error& e, std::string_view operation, std::string_view text);
-// Of the last error that was latched: "aten::embedding: index out of range".
+// "aten::embedding: index out of range"; the operation may be empty.
+std::string error_words(std::string_view operation, std::string_view text);
+// Of the last error that was latched.
 std::string latest_error_text();
+// A failed call, told by its own reply: becomes this thread's last error, with the reply's words.
+cudaError_t fail_with(const Reply& r);
+// What CUDA makes sticky (a lost session too): every later call returns it. cudaSuccess while there is none.
+cudaError_t sticky_error();
 
 // The session is over: every later call returns lost_error(). Says so once.
 void lose_session(const char* reason);

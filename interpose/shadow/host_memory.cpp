@@ -33,7 +33,8 @@ cudaError_t drop(void* p, bool ours, cudaError_t unknown) {
   std::unique_lock lock(b.mutex);
   auto i = b.map.find(reinterpret_cast<uintptr_t>(p));
   if (i == b.map.end() || i->second.ours != ours) return unknown;
-  if (ours) munmap(p, i->second.bytes);
+  // of a lost session the link may still read what was sent by reference: such memory is not given back
+  if (ours && !(s && s->log.lost())) munmap(p, i->second.bytes);
   b.map.erase(i);
   return cudaSuccess;
 }

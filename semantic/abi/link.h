@@ -46,7 +46,7 @@ typedef struct djinn_link_events {
   void* self;
   /* A whole report frame, header included, with its bulk parts. Called by whichever thread drives the socket, one at a time; may send, must not drive. */
   void (*on_frame)(void* self, const void* frame, size_t size, const djinn_part* bulk, size_t bulk_count);
-  /* Once, when the session is over: `reason` names the server and why. */
+  /* Once, when the session is over: `reason` names the server and why. From whichever thread notices, maybe inside its own send. */
   void (*on_lost)(void* self, const char* reason);
   /* From the pump thread, about twice a second: nothing stays unflushed longer than that. */
   void (*on_tick)(void* self);
@@ -54,6 +54,7 @@ typedef struct djinn_link_events {
 
 typedef struct djinn_link_stats {
   uint64_t messages_sent, bytes_sent, messages_received, bytes_received, heartbeats;
+  uint64_t ignored; /* messages that are no frames of this session */
 } djinn_link_stats;
 
 typedef struct djinn_link_api {

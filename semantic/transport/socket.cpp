@@ -5,21 +5,23 @@
 #include <sys/eventfd.h>
 #include <unistd.h>
 
+#include <algorithm>
+#include <cerrno>
 #include <cstring>
 
 #include "semantic/wire/limits.hpp"
 
 namespace djinn::transport {
 
+using namespace std::chrono_literals;
+
 namespace {
 
 // A stranger who connects must finish the ZMTP handshake in this time.
 constexpr int kHandshakeMilliseconds = 5000;
-// What close may spend on sending what is queued.
-constexpr int kLingerMilliseconds = 1000;
 
 void set_common_options(zmq::socket_t& s) {
-  s.set(zmq::sockopt::linger, kLingerMilliseconds);
+  s.set(zmq::sockopt::linger, Socket::kLingerMilliseconds);
   // Unbounded here because the credit window bounds what a session may have under way; a bound here would drop (ROUTER) or block under the mutex.
   s.set(zmq::sockopt::sndhwm, 0);
   s.set(zmq::sockopt::rcvhwm, 1000);
@@ -38,17 +40,23 @@ void release(const djinn_part& p) {
   if (p.release) p.release(const_cast<void*>(p.data), p.hint);
 }
 
-struct Hold {  // lets libzmq's free callback reach the caller's, which takes the same arguments
+// Lets libzmq's free callback reach the caller's. It runs on whichever thread drops the message last, mostly libzmq's own; `published` orders it
+// after everything that the sender did to the bytes, in terms that the thread sanitizer sees too (libzmq's own fences are invisible to it).
+struct Hold {
+  djinn_part part;
+  std::atomic<bool> published{false};
   static void call(void* data, void* hint) {
-    auto* part = static_cast<djinn_part*>(hint);
-    part->release(data, part->hint);
-    delete part;
+    auto* hold = static_cast<Hold*>(hint);
+    if (hold->published.load(std::memory_order_acquire)) hold->part.release(data, hold->part.hint);
+    delete hold;
   }
 };
 
 zmq::message_t to_message(const djinn_part& p) {
   if (!p.release) return zmq::message_t(p.data, p.size);  // static or short-lived: copied
-  return zmq::message_t(const_cast<void*>(p.data), p.size, Hold::call, new djinn_part(p));
+  auto* hold = new Hold{p};
+  hold->published.store(true, std::memory_order_release);
+  return zmq::message_t(const_cast<void*>(p.data), p.size, Hold::call, hold);
 }
 
 }  // namespace
@@ -66,10 +74,11 @@ Socket::~Socket() {
   ::close(wake_fd_);
 }
 
-void Socket::close() {
+void Socket::close(int linger_ms) {
   std::lock_guard lock(mutex_);
   if (!open_) return;
   open_ = false;
+  socket_.set(zmq::sockopt::linger, linger_ms);
   socket_.close();
 }
 
@@ -169,13 +178,15 @@ std::optional<Message> Socket::try_receive() {
   return receive_locked();
 }
 
-void Socket::wait(int milliseconds) {
+void Socket::wait(std::chrono::nanoseconds time, int also) {
   {
     std::lock_guard lock(mutex_);
     if (!open_ || readable_locked()) return;
   }
-  pollfd fds[2] = {{event_fd_, POLLIN, 0}, {wake_fd_, POLLIN, 0}};
-  if (::poll(fds, 2, milliseconds) > 0 && (fds[1].revents & POLLIN)) clear_wake();
+  pollfd fds[3] = {{wake_fd_, POLLIN, 0}, {event_fd_, POLLIN, 0}, {also, POLLIN, 0}};  // poll skips negative descriptors
+  time = std::max(time, 0ns);
+  timespec limit{static_cast<time_t>(time / 1s), static_cast<long>(time % 1s / 1ns)};
+  if (::ppoll(fds, 3, &limit, nullptr) > 0 && (fds[0].revents & POLLIN)) clear_wake();
 }
 
 bool Socket::readable() {

@@ -4,6 +4,7 @@
 // operation on the socket may consume the edge, so every send looks whether something arrived, and wakes the sleeper if so.
 #pragma once
 #include <atomic>
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <mutex>
@@ -44,8 +45,10 @@ class Socket {
   // The same, but gives up at once when another thread holds the socket.
   std::optional<Message> try_receive();
 
-  // Sleeps until something may have arrived, someone called wake(), or the time is over. One thread at a time.
-  void wait(int milliseconds);
+  // Sleeps until something may have arrived, someone called wake(), the time is over, or `also` (another descriptor, -1 = none) has input. One thread at
+  // a time.
+  void wait(int milliseconds, int also = -1) { wait(std::chrono::milliseconds(milliseconds), also); }
+  void wait(std::chrono::nanoseconds time, int also = -1);
   void wake();
 
   // For a loop that waits for more than this socket: when readable() is false, poll(2) for input on both, and clear_wake() after.
@@ -57,7 +60,9 @@ class Socket {
   // Events of the connection (disconnected, refused …) appear on this endpoint as libzmq monitor messages. Once, before connect or bind.
   std::string monitor(int events);
 
-  void close();
+  // Sends and receives nothing from here on, from whatever thread; what is queued may leave for as long as `linger_ms` after.
+  static constexpr int kLingerMilliseconds = 1000;
+  void close(int linger_ms = kLingerMilliseconds);
   uint64_t bytes_sent() const { return bytes_sent_; }
   uint64_t messages_sent() const { return messages_sent_; }
 
@@ -74,7 +79,7 @@ class Socket {
   std::atomic<uint64_t> bytes_sent_{0}, messages_sent_{0};
 };
 
-// One event of a socket monitor; descriptor is the connection's for connected and disconnected.
+// One event of a socket monitor; value is the connection's descriptor for connected and disconnected.
 struct MonitorEvent {
   uint16_t event = 0;
   int value = 0;

@@ -112,7 +112,7 @@ struct Launch {
 struct Reply {
   uint64_t ticket;
   int32_t status;  // cudaError_t of the command itself; 0 = success, else put_string(operation), put_string(text) follow instead of its own payload
-  uint32_t reserved;
+  uint32_t error_class;  // ErrorClass when status != 0, else 0
 };
 struct EventDone {
   uint64_t event, ticket;

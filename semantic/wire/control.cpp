@@ -2,8 +2,18 @@
 #include "semantic/wire/control.hpp"
 
 #include "semantic/wire/archive.hpp"
+#include "semantic/wire/frame.hpp"
 
 namespace djinn::wire::control {
+
+static_assert(ControlHeader{}.version == kVersion);
+
+// The archive takes any number for an enumeration; which ones exist is said here.
+template <class T>
+static bool sensible(const T& body) {
+  if constexpr (requires { body.level; }) return body.level <= Level::op;
+  return true;
+}
 
 template <class T>
 std::vector<std::byte> encode(Kind kind, const T& body) {
@@ -28,8 +38,9 @@ std::optional<ControlHeader> peek(std::span<const std::byte> message) {
 template <class T>
 std::optional<T> decode(std::span<const std::byte> message, Kind kind) {
   auto header = peek(message);
-  if (!header || header->kind != kind || header->version != 1) return std::nullopt;
-  return unpack<T>(message.subspan(sizeof(ControlHeader)));
+  if (!header || header->kind != kind || header->version != kVersion) return std::nullopt;
+  auto body = unpack<T>(message.subspan(sizeof(ControlHeader)));
+  return body && sensible(*body) ? std::move(body) : std::nullopt;
 }
 
 #define DJINN_CONTROL_TYPE(T)                                                    \

@@ -10,6 +10,9 @@ using wire::ErrorClass;
 
 namespace {
 
+// Below this a copy is cheaper than waiting for the network before the next command.
+constexpr uint64_t kBorrowBytesMin = 256 << 10;
+
 // The bytes of `height` packed rows, or false when that is no number.
 bool packed(uint64_t width, uint64_t height, uint64_t& bytes) { return !__builtin_mul_overflow(width, height, &bytes); }
 
@@ -19,16 +22,23 @@ Failure check_extent(Session& s, const char* command, uint64_t stream, uint64_t 
   return {};
 }
 
-// The rows of a download in parts of their own; empty when one would be too many.
-Failure gather(Session& s, const char* command, const wire::Download& d, std::vector<djinn_part>& parts) {
+// The rows of a download in parts. Borrowed ones are device memory itself: for a caller that waits, and only until the next command.
+Failure gather(Session& s, const char* command, const wire::Download& d, bool may_borrow, std::vector<djinn_part>& parts) {
   if (Failure f = check_extent(s, command, d.stream, d.address, d.pitch, d.width, d.height)) return f;
   uint64_t total = 0;
   if (!packed(d.width, d.height, total) || total > wire::kBulkBytesMax * (wire::kBulkPartsMax / 2)) return invalid(command, "more bytes than one command may carry");
-  s.report().await_outstanding(kReportBulkMax);
+  s.await_bulk_room();
+  bool contiguous = d.height == 1 || d.pitch == d.width;
+  const std::byte* direct = may_borrow && contiguous && total >= kBorrowBytesMin ? s.device().host_view(d.address, total) : nullptr;
   for (uint64_t first = 0; first < total; first += wire::kBulkBytesMax) {
-    std::vector<std::byte> rows(std::min(wire::kBulkBytesMax, total - first));
-    s.device().download(d, first, rows);
-    parts.push_back(s.report().own(std::move(rows)));
+    uint64_t n = std::min(wire::kBulkBytesMax, total - first);
+    if (direct) {
+      parts.push_back(s.report().borrow(direct + first, n));
+      continue;
+    }
+    auto rows = std::make_unique_for_overwrite<std::byte[]>(n);
+    s.device().download(d, first, {rows.get(), n});
+    parts.push_back(s.report().own(std::move(rows), n));
   }
   return {};
 }
@@ -59,14 +69,14 @@ Failure download(Session& s, const Command& c) {
   if (!read_all(c, d)) return malformed("download");
   // only a waiting caller gets the rows: push_download is for the others
   if (!(c.head.flags & wire::kFlagCall)) return invalid("download", "not sent as a call");
-  return gather(s, "download", d, s.answer_bulk);
+  return gather(s, "download", d, true, s.answer_bulk);
 }
 
 Failure push_download(Session& s, const Command& c) {
   wire::Download d;
   if (!read_all(c, d)) return malformed("push_download");
   std::vector<djinn_part> parts;
-  if (Failure f = gather(s, "push_download", d, parts)) return f;
+  if (Failure f = gather(s, "push_download", d, false, parts)) return f;
   s.report().pushed(c.ticket, parts);
   return {};
 }

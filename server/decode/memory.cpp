@@ -20,7 +20,6 @@ Failure map_memory(Session& s, const Command& c) {
 Failure unmap_memory(Session& s, const Command& c) {
   wire::MapMemory m;
   if (!read_all(c, m)) return malformed("unmap_memory");
-  s.report().await_outstanding(0);  // rows on their way out lie in buffers of their own, or in the memory that goes
   if (auto e = s.device().unmap(m.address, m.size); !e.empty()) return invalid("unmap_memory", e);
   s.memory_changed();
   return {};

@@ -27,6 +27,8 @@ constexpr int32_t invalid_value = 1, memory_allocation = 2, invalid_resource_han
                   unknown = 999;
 }
 
+struct Blas;
+
 class Device {
  public:
   virtual ~Device() = default;
@@ -44,11 +46,15 @@ class Device {
   virtual void upload(const wire::Upload& to, std::span<const std::byte> host, uint64_t first) = 0;
   // Packed bytes [first, first + host.size()) of the rows.
   virtual void download(const wire::Download& from, uint64_t first, std::span<std::byte> host) = 0;
+  // Where the host can read the bytes in place; null when it cannot (memory of a real GPU).
+  virtual const std::byte* host_view(uint64_t address, uint64_t bytes) = 0;
   virtual void copy(const wire::Copy& c) = 0;
   virtual void fill(const wire::Fill& f) = 0;
   // Nanoseconds of the device's clock when everything issued on the stream so far is done.
   virtual uint64_t timestamp(uint64_t stream) = 0;
   // `kernel` is the mangled name. The CPU device runs kernels that carry PTX (later) and refuses SASS by name.
+  // The products of its BLAS (server/execute/blas.hpp).
+  virtual const Blas& blas() const = 0;
   virtual Failure launch(const std::string& kernel, const wire::Launch& l, std::span<const std::byte> parameters) = 0;
 };
 

@@ -10,16 +10,20 @@ using wire::ReportOpcode;
 
 namespace {
 
-struct Owned {
-  std::vector<std::byte> bytes;
-  std::atomic<uint64_t>* outstanding;
+// What a part counts in until libzmq releases it.
+struct Held {
+  std::unique_ptr<std::byte[]> bytes;  // null: borrowed
+  size_t size;
+  std::atomic<uint64_t>* counters[2];
 };
 
-void release_owned(void*, void* hint) {
-  auto* owned = static_cast<Owned*>(hint);
-  *owned->outstanding -= owned->bytes.size();
-  owned->outstanding->notify_all();
-  delete owned;
+void release_held(void*, void* hint) {
+  std::unique_ptr<Held> held(static_cast<Held*>(hint));
+  for (auto* counter : held->counters) {
+    if (!counter) continue;
+    *counter -= held->size;
+    counter->notify_all();
+  }
 }
 
 std::vector<std::byte> words_of(const Failure& f) {
@@ -56,7 +60,7 @@ void Report::add(ReportOpcode opcode, const Fixed& fixed, std::span<const std::b
 void Report::reply(uint64_t ticket, int32_t status, std::span<const std::byte> rest, std::span<const djinn_part> bulk) {
   add(ReportOpcode::reply, wire::Reply{ticket, status, 0}, rest, bulk);
 }
-void Report::failed_reply(uint64_t ticket, const Failure& f) { add(ReportOpcode::reply, wire::Reply{ticket, f.code, 0}, words_of(f)); }
+void Report::failed_reply(uint64_t ticket, const Failure& f) { add(ReportOpcode::reply, wire::Reply{ticket, f.code, static_cast<uint32_t>(f.error_class)}, words_of(f)); }
 void Report::event_done(const wire::EventDone& e) { add(ReportOpcode::event_done, e); }
 void Report::error(uint64_t ticket, const Failure& f) { add(ReportOpcode::error, wire::Error{ticket, f.code, f.error_class}, words_of(f)); }
 void Report::pushed(uint64_t ticket, std::span<const djinn_part> bulk) { add(ReportOpcode::pushed, wire::Pushed{ticket}, {}, bulk); }
@@ -75,15 +79,23 @@ bool Report::flush(uint64_t executed) {
   return ok;
 }
 
-djinn_part Report::own(std::vector<std::byte>&& bytes) {
-  auto* owned = new Owned{std::move(bytes), &outstanding_};
-  outstanding_ += owned->bytes.size();
-  return {owned->bytes.data(), owned->bytes.size(), release_owned, owned};
+djinn_part Report::own(std::unique_ptr<std::byte[]> bytes, size_t size) {
+  outstanding_ += size;
+  auto* data = bytes.get();
+  return {data, size, release_held, new Held{std::move(bytes), size, {&outstanding_, nullptr}}};
 }
 
-void Report::await_outstanding(uint64_t at_most) const {
-  for (uint64_t now = outstanding_; now > at_most; now = outstanding_) outstanding_.wait(now);
+djinn_part Report::borrow(const std::byte* bytes, size_t size) {
+  outstanding_ += size;
+  borrowed_ += size;
+  return {bytes, size, release_held, new Held{nullptr, size, {&outstanding_, &borrowed_}}};
 }
+
+static void await(const std::atomic<uint64_t>& counter, uint64_t at_most) {
+  for (uint64_t now = counter; now > at_most; now = counter) counter.wait(now);
+}
+void Report::await_outstanding(uint64_t at_most) const { await(outstanding_, at_most); }
+void Report::await_borrowed() const { await(borrowed_, 0); }
 
 std::vector<std::byte> refused_frame(uint64_t session, uint32_t incarnation, const std::string& text) {
   std::vector<std::byte> frame;

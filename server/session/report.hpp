@@ -3,6 +3,7 @@
 #pragma once
 #include <atomic>
 #include <functional>
+#include <memory>
 #include <span>
 #include <string>
 #include <vector>
@@ -36,10 +37,14 @@ class Report {
   bool flush(uint64_t executed);
   bool full() const { return frame_.size() > kReportFlushBytes || bulk_.size() > wire::kBulkPartsMax / 2; }
 
-  // A part that owns `bytes` and counts as outstanding until it has left.
-  djinn_part own(std::vector<std::byte>&& bytes);
+  // Parts count as outstanding until they have left. One that owns its bytes, and one that borrows device memory, which nobody may change before
+  // await_borrowed().
+  djinn_part own(std::unique_ptr<std::byte[]> bytes, size_t size);
+  djinn_part borrow(const std::byte* bytes, size_t size);
   uint64_t outstanding() const { return outstanding_; }
+  // Everything must have been flushed before, or it will never leave.
   void await_outstanding(uint64_t at_most) const;
+  void await_borrowed() const;
 
  private:
   template <class Fixed>
@@ -50,7 +55,7 @@ class Report {
   std::vector<std::byte> frame_;
   std::vector<djinn_part> bulk_;
   uint64_t acknowledged_ = 0;
-  std::atomic<uint64_t> outstanding_{0};
+  std::atomic<uint64_t> outstanding_{0}, borrowed_{0};
 };
 
 // The one frame that ends a session from this side (also to a connection that is turned away).

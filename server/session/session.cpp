@@ -86,6 +86,12 @@ Failure Session::run_op(const Command& c) {
   return {};
 }
 
+void Session::await_bulk_room() {
+  if (report_.outstanding() <= kReportBulkMax) return;
+  report_.flush(executed_);
+  report_.await_outstanding(kReportBulkMax);
+}
+
 Failure Session::dispatch(const Command& c) {
   // After a sticky error a CUDA context answers nothing but that error.
   if (sticky_ && c.head.opcode != static_cast<uint32_t>(wire::Opcode::counters)) return *sticky_;
@@ -119,6 +125,7 @@ void Session::conclude(const Command& c, Failure f) {
 bool Session::step(const Command& c) {
   answer.clear();
   answer_bulk.clear();
+  report_.await_borrowed();
   ++counts_.commands;
   Failure f = dispatch(c);
   if (f.code && f.error_class == ErrorClass::lost) {
@@ -128,10 +135,7 @@ bool Session::step(const Command& c) {
   executed_ = c.ticket;
   bool failed = f.code != 0, call = c.head.flags & wire::kFlagCall;
   conclude(c, std::move(f));
-  if (call || report_.full() || (failed && !sticky_)) {
-    if (report_.outstanding() > kReportBulkMax) report_.await_outstanding(kReportBulkMax);
-    report_.flush(executed_);
-  }
+  if (call || report_.full() || (failed && !sticky_)) report_.flush(executed_);
   return true;
 }
 

@@ -79,6 +79,8 @@ class Session {
   uint64_t change_lease(uint64_t wanted);
   void memory_changed();
   wire::control::Counters counters() const;
+  // Makes room for `bytes` of bulk: waits for the network while a client's unread data is more than it may be.
+  void await_bulk_room();
   // The reply to the command at hand, if it is a call; what a decoder leaves empty is an empty reply.
   std::vector<std::byte> answer;
   std::vector<djinn_part> answer_bulk;

@@ -40,6 +40,8 @@ constexpr auto kHelloPatience = 20s;
 constexpr auto kGoodbyePatience = 2s;
 // A client that has not been heard for this long is asked for a sign of life, long before --grace is over.
 constexpr auto kQuiet = 5s;
+// What a client may take to read why its session has ended.
+constexpr auto kFarewellPatience = 500ms;
 // The broker answers within microseconds; when it does not, the lease stands.
 constexpr auto kLeasePatience = 10s;
 
@@ -71,6 +73,7 @@ class Worker {
   void execute_all();
   void end(const std::string& why, bool tell_client);
   [[noreturn]] void finish();
+  void await_farewell();
 
   ChannelMessage setup_;
   Channel channel_;
@@ -364,10 +367,22 @@ void Worker::end(const std::string& why, bool tell_client) {
   router_.wake();
 }
 
+// A DEALER that may not reconnect drops what it has not read yet when its peer closes: the client is given the time to read why, and to close first.
+void Worker::await_farewell() {
+  auto deadline = Clock::now() + kFarewellPatience;
+  while (Clock::now() < deadline) {
+    while (auto e = transport::read_monitor(monitor_.socket))
+      if (e->value == door_->descriptor()) return;
+    pollfd fd{monitor_.socket.get(zmq::sockopt::fd), POLLIN, 0};
+    ::poll(&fd, 1, 20);
+  }
+}
+
 void Worker::finish() {
   spdlog::info("session {} ended: {}", opened_.session, end_reason_);
-  if (end_told_ && !door_->identity().empty()) router_.send(door_->identity(), refused_frame(opened_.session, opened_.incarnation, end_reason_));
+  bool told = end_told_ && !door_->identity().empty() && router_.send(door_->identity(), refused_frame(opened_.session, opened_.incarnation, end_reason_));
   send_counters(ChannelKind::ended, end_reason_);
+  if (told) await_farewell();
   monitor_.socket.close();
   router_.close();
   context_.close();  // lets what is queued leave, for as long as the socket lingers

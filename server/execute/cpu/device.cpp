@@ -5,6 +5,7 @@
 #include <cstring>
 #include <span>
 
+#include "server/execute/blas.hpp"
 #include "server/execute/cpu/arena.hpp"
 #include "server/execute/device.hpp"
 
@@ -61,6 +62,7 @@ class CpuDevice final : public Device {
   void download(const wire::Download& from, uint64_t first, std::span<std::byte> host) override {
     pieces(from.address, from.pitch, from.width, from.height, first, host.size(), [&](std::byte* device, uint64_t done, uint64_t n) { std::memcpy(host.data() + done, device, n); });
   }
+  const std::byte* host_view(uint64_t address, uint64_t) override { return at(address); }
   void copy(const wire::Copy& c) override {
     for (uint64_t row = 0; row < c.height; row++)
       std::memmove(at(c.destination + row * c.destination_pitch), at(c.source + row * c.source_pitch), c.width);
@@ -78,6 +80,7 @@ class CpuDevice final : public Device {
     clock_gettime(CLOCK_MONOTONIC, &t);
     return static_cast<uint64_t>(t.tv_sec) * 1000000000u + static_cast<uint64_t>(t.tv_nsec);
   }
+  const Blas& blas() const override { return cpu_blas(); }
   Failure launch(const std::string& kernel, const wire::Launch&, std::span<const std::byte>) override {
     return {cuda_error::not_supported, wire::ErrorClass::refused, kernel, "the CPU device cannot run machine code for GPUs (SASS); this kernel needs a GPU or an op scope"};
   }

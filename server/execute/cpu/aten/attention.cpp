@@ -1,7 +1,7 @@
 // The fused attentions of CUDA on the CPU's flash attention. CUDA has three kernels with three signatures; here they become one Attention, computed
 // by _scaled_dot_product_flash_attention_for_cpu where that can, and by plain matrix products where it cannot (dropout, gradient of the bias).
 #include <ATen/ATen.h>
-#include <ATen/CPUGeneratorImpl.h>
+#include <ATen/ExpandUtils.h>
 
 #include "server/execute/cpu/aten/failure.hpp"
 #include "server/execute/cpu/aten/random.hpp"
@@ -97,7 +97,7 @@ Gradients backward_plain(const Attention& a, const Tensor& gradient, const Tenso
   Tensor ds = p * (dp - (dp * p).sum(-1, true));
   Tensor dq = at::matmul(ds, k) * a.factor(), dk = at::matmul(ds.transpose(-2, -1), q) * a.factor();
   auto back = [&](const Tensor& t) { return t.to(a.query.scalar_type()); };
-  Tensor bias = a.bias.defined() ? at::sum_to_size(ds, a.bias.sizes()).to(a.bias.scalar_type()) : Tensor();
+  Tensor bias = a.bias.defined() ? at::sum_to(ds, a.bias.sizes()).to(a.bias.scalar_type()) : Tensor();
   return {back(dq), back(sum_heads(dk, a.groups())), back(sum_heads(dv, a.groups())), bias};
 }
 

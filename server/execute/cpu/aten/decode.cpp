@@ -34,9 +34,10 @@ at::Tensor Decoder::interned(uint32_t id, bool in_list) {
   if (!t) return fail("op names a tensor that is not defined"), at::Tensor();
   if (!tensors_.live(*t, epoch_)) {
     illegal_ = true;
-    illegal_tensor_ = id;
     return fail("a tensor outside the session's live memory"), at::Tensor();
   }
+  // Outside of a quantized value such a tensor has no quantizer, and kernels would look for one.
+  if ((t->flags & kQuantized) && !quantized_) return fail("quantized data outside a quantized tensor"), at::Tensor();
   out_->touched.push_back({id, index_, in_list});
   out_->reduced |= reduced_bit(t->dtype);
   out_->special |= (t->flags & (kConjugate | kNegative | kQuantized)) != 0;
@@ -125,7 +126,9 @@ at::Tensor Decoder::nested(bool written) {
 }
 
 at::Tensor Decoder::quantized(uint64_t w, bool written) {
+  quantized_ = true;
   auto data = tensor(word(), written, false);
+  quantized_ = false;
   if (!data.defined() || !c10::isQIntType(data.scalar_type())) return fail("quantized tensor without quantized data"), at::Tensor();
   at::QuantizerPtr quantizer;
   if (a_of(w) == 0) {
@@ -328,7 +331,6 @@ bool Decoder::output_tensor(uint64_t w, uint16_t index, bool in_list, uint32_t e
       if (!t) return fail("op names an output that is not defined"), false;
       if (!tensors_.live(*t, epoch_)) {
         illegal_ = true;
-        illegal_tensor_ = id_of(w);
         return fail("an output outside the session's live memory"), false;
       }
       out_->outputs.push_back({index, in_list, element, id_of(w)});
@@ -368,7 +370,7 @@ bool Decoder::decode(const Op& op, const OpHead& head, std::span<const std::byte
   end_ = cur_ + body.size() / 8;
   out_ = &out;
   problem_ = nullptr;
-  illegal_ = false;
+  illegal_ = quantized_ = false;
   out.clear();
   out.flags = head.flags;
   epoch_ = tensors_.epoch();

@@ -1,6 +1,7 @@
 // Op records: words → IValues, the mirror of hooks/torch/encode. The schema says what may stand in each place; the first thing that does not fit
 // sticks, and the caller asks once.
 #pragma once
+#include <bit>
 #include <cstdint>
 #include <span>
 #include <vector>
@@ -67,7 +68,6 @@ class Decoder {
   bool decode(const Op& op, const wire::op::OpHead& head, std::span<const std::byte> body, Decoded& out);
   const char* problem() const { return problem_; }
   bool illegal() const { return illegal_; }
-  uint32_t illegal_tensor() const { return illegal_tensor_; }
 
  private:
   void argument(const Argument& a);
@@ -110,7 +110,7 @@ class Decoder {
   uint16_t index_ = 0;  // of the argument being read
   const char* problem_ = nullptr;
   bool illegal_ = false;
-  uint32_t illegal_tensor_ = 0;
+  bool quantized_ = false;  // inside a quantized value
 };
 
 }  // namespace djinn::aten

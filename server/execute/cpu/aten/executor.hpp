@@ -60,10 +60,9 @@ class Executor {
   void finish_written(const Op& op);
   void heal(const Op& op);
   void spoil(const Op& op, const Failure& why, const std::shared_ptr<Failure>& origin);
-  const at::Tensor* result(const Output& o, size_t& list_index);
   // query.cpp
   void reply(const Op& op);
-  void put_value(const c10::IValue& v, Stash& stash, uint64_t id);
+  void put_value(const c10::IValue& v, Stash& stash);
   void put_tensor(const at::Tensor& t, Stash& stash);
   void put_host(const at::Tensor& t);
   int written_argument(const Op& op, size_t index) const;

@@ -64,6 +64,9 @@ constexpr Denied kDenied[] = {
 // packed parameters are objects of another process.
 constexpr std::string_view kNamespaces[] = {"aten", "quantized", "torchvision"};
 
+// Composite for the CPU (autograd decomposes them there), one kernel for CUDA: the hook scopes them whole.
+constexpr std::string_view kWhole[] = {"aten::_fused_rms_norm"};
+
 // In-place ops that never read what they write: they heal the outputs of a failed op.
 constexpr std::string_view kOverwrites[] = {
     "aten::zero_",   "aten::fill_",        "aten::copy_",     "aten::normal_", "aten::uniform_",   "aten::random_",      "aten::bernoulli_",
@@ -181,7 +184,7 @@ bool has_own_kernel(const c10::OperatorHandle& op) {
   for (auto key : {DispatchKey::CPU, DispatchKey::CompositeExplicitAutograd, DispatchKey::CompositeExplicitAutogradNonFunctional,
                    DispatchKey::SparseCPU, DispatchKey::SparseCsrCPU, DispatchKey::NestedTensorCPU, DispatchKey::QuantizedCPU})
     if (op.hasKernelForDispatchKey(key)) return true;
-  return false;
+  return std::find(std::begin(kWhole), std::end(kWhole), op.operator_name().name) != std::end(kWhole);
 }
 
 // A generated "x.out" only calls x: without a CPU kernel for x it would fail, and unscoped on the client it decomposes into x, which may be rewritten.

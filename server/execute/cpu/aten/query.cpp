@@ -85,7 +85,7 @@ void Executor::put_host(const at::Tensor& tensor) {
   if (t.nbytes()) std::memcpy(out.grow(wire::align8(t.nbytes())), t.const_data_ptr(), t.nbytes());
 }
 
-void Executor::put_value(const c10::IValue& v, Stash& stash, uint64_t) {
+void Executor::put_value(const c10::IValue& v, Stash& stash) {
   wire::Writer out(reply_);
   auto list = [&](ListKind kind, size_t n) { out.put(word(Tag::list, static_cast<uint8_t>(kind), 0, static_cast<uint32_t>(n))); };
   if (v.isTensor()) return put_tensor(v.toTensor(), stash);
@@ -125,6 +125,7 @@ int Executor::written_argument(const Op& op, size_t index) const {
 }
 
 void Executor::reply(const Op& op) {
+  reply_.clear();
   if (stashes_.size() >= kStashesMax) throw Unsupported("too many results wait to be taken");
   wire::Writer out(reply_);
   out.put<uint64_t>(stash_next_);
@@ -134,7 +135,7 @@ void Executor::reply(const Op& op) {
     if (int argument = written_argument(op, i); argument >= 0)
       out.put(word(Tag::alias, 0, 0, static_cast<uint32_t>(argument)));
     else
-      put_value(now_.stack[i], stash, stash_next_);
+      put_value(now_.stack[i], stash);
   }
   if (stash.tensors.empty()) {
     std::memset(reply_.data(), 0, sizeof(uint64_t));

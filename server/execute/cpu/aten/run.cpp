@@ -115,12 +115,6 @@ void Executor::compute(Op& op, const OpHead& head, std::span<const std::byte> bo
   op.float32_for |= dtypes;
 }
 
-const at::Tensor* Executor::result(const Output& o, size_t&) {
-  const c10::IValue& v = now_.stack[o.index];
-  if (!o.in_list) return v.isTensor() ? &v.toTensor() : nullptr;
-  return nullptr;
-}
-
 // Results into the client's memory. A result may sit in another output's slot (two outputs of one size) or be a view of an argument: such ones
 // are moved out of the way before anything is copied.
 void Executor::finish(const Op& op) {

@@ -1,0 +1,38 @@
+// What is known of one wrapped operator: the facts of its schema, and how its scope begins. Made once, at registration (classify.cpp).
+#pragma once
+#include <ATen/core/dispatch/Dispatcher.h>
+
+#include <atomic>
+#include <string>
+#include <vector>
+
+#include "hooks/torch/shape_cache.hpp"
+
+namespace djinn::hook {
+
+enum class Mode : uint8_t {
+  client_first,  // run the original kernel inside a scope; if it wants a device value, redo
+  meta_first,    // never run the original (Python kernels): shapes from the Meta kernel
+  server_first,  // outputs depend on data: the server runs it, shapes come back
+};
+
+struct Op {
+  uint32_t id = 0;
+  std::string name, overload;
+  Mode mode = Mode::client_first;
+  size_t arguments = 0, returns = 0;
+  std::vector<uint8_t> writes;   // per argument
+  std::vector<uint8_t> out;      // per argument: an out= argument
+  std::vector<int> alias;        // per return: the argument that it is, or -1
+  bool has_effect = false;       // writes, or returns a tensor
+  bool random = false;           // draws from a generator
+  bool copies = false;           // aten::copy_: transfers between host and device pass through
+  int off_switch = -1;           // argument (dropout_p) that turns the randomness off when it is 0
+  bool cacheable = false;
+  std::atomic<bool> defined{false};
+  ShapeCache cache;
+
+  std::string full_name() const { return overload.empty() ? name : name + "." + overload; }
+};
+
+}  // namespace djinn::hook

@@ -1,0 +1,513 @@
+// The op scope. A wrapped kernel is called in the dispatcher's place of PyTorch's own. While the original runs inside a scope, libdjinn.so drops its
+// device work and fails what would hand a device value to the host; the operator itself goes to the server. Rules, in the order in which they act here:
+//   nested calls are part of the scope and run as they are; calls without a device tensor pass through; so do those that write a host tensor (R1, R3)
+//   read-only arguments are encoded before the kernel, written ones after it (R4, R5)
+//   a kernel that asked for a device value is undone and redone: in place, by the Meta kernel, or by the server first (R2)
+//   the generator's seed and offsets travel with the op (R7)
+// Most calls never get that far: the shape cache knows the outputs, and the original kernel does not run at all.
+#include "hooks/torch/scope.hpp"
+
+#include <ATen/ATen.h>
+#include <ATen/Context.h>
+#include <ATen/EmptyTensor.h>
+#include <ATen/core/op_registration/op_registration.h>
+#include <ATen/cuda/CUDAGeneratorImpl.h>
+#include <c10/cuda/CUDAFunctions.h>
+
+#include "hooks/torch/encode.hpp"
+#include "hooks/torch/host.hpp"
+#include "hooks/torch/reply.hpp"
+
+namespace djinn::hook {
+
+using c10::IValue;
+using torch::jit::Stack;
+
+namespace {
+
+thread_local bool redoing = false;  // inside Meta kernels and allocations of ours: nothing of it is a scope
+thread_local Encoder encoder;
+
+template <class F>
+void each_tensor(const IValue& v, F f) {
+  if (v.isTensor()) {
+    if (v.toTensor().defined()) f(v.toTensor());
+  } else if (v.isTensorList()) {
+    for (const auto& e : v.toListRef()) f(e.toTensor());
+  } else if (v.isList() && v.toList().elementType()->kind() == c10::TypeKind::OptionalType) {
+    for (const auto& e : v.toListRef())
+      if (e.isTensor() && e.toTensor().defined()) f(e.toTensor());
+  }
+}
+
+bool strided(const at::Tensor& t) { return t.layout() == c10::kStrided && !t.is_nested() && !t.is_quantized() && t.has_storage(); }
+
+// The dispatch state of a thread without autograd, autocast and modes: what our own calls of operators need.
+struct PlainState {
+  c10::impl::ForceDispatchKeyGuard guard{state()};
+  static c10::impl::LocalDispatchKeySet state() {
+    c10::impl::PODLocalDispatchKeySet p{};
+    p.set_included(c10::default_included_set);
+    p.set_excluded(c10::default_excluded_set | c10::autograd_dispatch_keyset_with_ADInplaceOrView | c10::autocast_dispatch_keyset);
+    return c10::impl::LocalDispatchKeySet(p);
+  }
+};
+// The same, and nothing of it is a scope.
+struct PlainDispatch : PlainState {
+  bool before = redoing;
+  PlainDispatch() { redoing = true; }
+  ~PlainDispatch() { redoing = before; }
+};
+
+// What the arguments say about the call as a whole.
+struct Arguments {
+  bool device = false, host = false, writes_host = false, stays_on_host = false;
+  std::optional<c10::Device> where;
+};
+
+Arguments look(const Op& op, const IValue* args) {
+  Arguments a;
+  for (size_t i = 0; i < op.arguments; i++) {
+    if (args[i].isDevice()) {
+      if (args[i].toDevice().is_cuda()) a.device = true, a.where = args[i].toDevice();
+      else a.stays_on_host |= args[i].toDevice().is_cpu();
+    }
+    each_tensor(args[i], [&](const at::Tensor& t) {
+      if (t.is_cuda()) {
+        a.device = true;
+        if (!a.where) a.where = t.device();
+      } else if (t.is_cpu()) {
+        a.host = true;
+        a.writes_host |= op.writes[i] != 0;
+      }
+    });
+  }
+  if (a.device && !a.where->has_index()) a.where = c10::Device(c10::kCUDA, c10::cuda::current_device());
+  return a;
+}
+
+// Written arguments as they were, so that an aborted kernel can be undone.
+struct Snapshot {
+  at::Tensor tensor;
+  c10::Storage storage;
+  std::vector<int64_t> sizes, strides;
+  int64_t offset;
+  size_t bytes;
+  explicit Snapshot(const at::Tensor& t)
+      : tensor(t), storage(t.storage()), sizes(t.sizes().vec()), strides(t.strides().vec()), offset(t.storage_offset()), bytes(t.storage().nbytes()) {}
+  bool moved() const {
+    return tensor.storage().unsafeGetStorageImpl() != storage.unsafeGetStorageImpl() || tensor.sizes() != c10::IntArrayRef(sizes) || tensor.storage().nbytes() != bytes;
+  }
+  void restore() const {
+    auto* impl = tensor.unsafeGetTensorImpl();
+    impl->set_storage_keep_dtype(storage);
+    impl->set_sizes_and_strides(sizes, strides, offset);
+  }
+};
+
+// Which generator the op draws from, and where it stood.
+class Random {
+ public:
+  Random(const Op& op, const IValue* args, c10::Device device) {
+    if (!op.random) return;
+    for (size_t i = 0; i < op.arguments; i++)
+      if (args[i].isGenerator() && args[i].toGenerator().device().is_cuda()) generator_ = args[i].toGenerator();
+    if (!generator_.defined()) generator_ = at::cuda::detail::getDefaultCUDAGenerator(device.index());
+    std::lock_guard lock(generator_.mutex());
+    state_.seed = impl()->current_seed();
+    state_.offset = impl()->philox_offset_per_thread();
+  }
+  void rewind() {
+    if (!generator_.defined()) return;
+    std::lock_guard lock(generator_.mutex());
+    impl()->set_philox_offset_per_thread(state_.offset);
+  }
+  // When the original kernel did not run: any op draws less than this many values per thread and element group.
+  void advance() {
+    if (!generator_.defined()) return;
+    std::lock_guard lock(generator_.mutex());
+    if (impl()->philox_offset_per_thread() == state_.offset) impl()->set_philox_offset_per_thread(state_.offset + 4);
+  }
+  uint32_t flags() const { return generator_.defined() ? wire::op::kHasGenerator : 0; }
+  void encode(Encoder& e) {
+    if (!generator_.defined()) return;
+    std::lock_guard lock(generator_.mutex());
+    state_.offset_after = impl()->philox_offset_per_thread();
+    e.generator(state_);
+  }
+
+ private:
+  at::CUDAGeneratorImpl* impl() { return generator_.get<at::CUDAGeneratorImpl>(); }
+  at::Generator generator_;
+  wire::op::Generator state_{};
+};
+
+// Flags of PyTorch's global state that results depend on.
+uint32_t global_flags() {
+  auto& c = at::globalContext();
+  return (c.deterministicAlgorithms() ? wire::op::kDeterministic : 0) | (c.deterministicFillUninitializedMemory() ? wire::op::kFillUninitialised : 0) |
+         (c.float32MatmulPrecision() != at::Float32MatmulPrecision::HIGHEST ? wire::op::kAllowTf32 : 0);
+}
+
+at::Tensor allocate(const OutputMeta& m) {
+  static c10::Allocator* allocator = c10::GetAllocator(c10::kCUDA);
+  return at::detail::empty_strided_generic(m.sizes, m.strides, allocator, c10::DispatchKeySet(c10::DispatchKey::CUDA), m.dtype);
+}
+
+// A dense output that begins its own storage: such can be made again from its description.
+bool describe(const at::Tensor& t, const std::vector<IValue>& args, OutputMeta& m) {
+  if (!t.defined()) return m.kind = OutputMeta::Kind::undefined, true;
+  if (t.is_cpu()) return m.kind = OutputMeta::Kind::host, m.host = t.clone(), t.numel() <= 16;
+  if (!strided(t) || t.storage_offset() || t.is_conj() || t.is_neg()) return false;
+  m.kind = OutputMeta::Kind::tensor;
+  m.dtype = t.scalar_type();
+  m.sizes = t.sizes().vec();
+  m.strides = t.strides().vec();
+  int64_t span = t.numel() ? 1 : 0;
+  for (int64_t i = 0; span && i < t.dim(); i++) span += (t.size(i) - 1) * t.stride(i);
+  if (t.storage().nbytes() != static_cast<size_t>(span) * t.itemsize()) return false;
+  bool aliases = false;
+  for (const IValue& a : args)
+    each_tensor(a, [&](const at::Tensor& u) { aliases |= u.has_storage() && t.numel() && u.storage().unsafeGetStorageImpl() == t.storage().unsafeGetStorageImpl(); });
+  return !aliases;
+}
+
+bool describe(const IValue& v, const std::vector<IValue>& args, OutputMeta& m) {
+  if (v.isTensor()) return describe(v.toTensor(), args, m);
+  if (!v.isTensorList()) return false;
+  m.kind = OutputMeta::Kind::list;
+  for (const auto& e : v.toListRef()) {
+    m.list.emplace_back();
+    if (!describe(e.toTensor(), args, m.list.back()) || m.list.back().kind != OutputMeta::Kind::tensor) return false;
+  }
+  return true;
+}
+
+class OpScope final : public c10::OperatorKernel {
+ public:
+  OpScope(c10::SafeKernelFunction original, std::unique_ptr<Op> op) : original_(std::move(original)), op_(std::move(op)), checks_(host->checks() != 0) {
+    cached_ = op_->cacheable && !checks_ && host->perf("shape_cache");
+  }
+
+  void operator()(const c10::OperatorHandle& handle, c10::DispatchKeySet keys, Stack* stack) {
+    if (redoing || scope().depth > 0) return original_.callBoxed(handle, keys, stack);
+    const size_t base = stack->size() - op_->arguments;
+    Arguments about = look(*op_, stack->data() + base);
+    bool transfer = about.writes_host || about.stays_on_host || (about.host && op_->copies);
+    if (!about.device || transfer) return original_.callBoxed(handle, keys, stack);
+    define();
+    Random random(*op_, stack->data() + base, *about.where);
+    if (op_->mode == Mode::server_first) return server_first(stack, base, *about.where, random);
+    encode_arguments(stack->data() + base);
+    if (op_->mode == Mode::meta_first) {
+      std::vector<IValue> args(stack->begin() + static_cast<ptrdiff_t>(base), stack->end());
+      return redo(handle, args, stack, base, about, random);
+    }
+    bool cacheable = cached_ && may_cache(stack->data() + base);
+    if (cacheable && answer_from_cache(stack, base, random)) return;
+    client_first(handle, keys, stack, base, about, random, cacheable);
+  }
+
+ private:
+  void define() {
+    if (op_->defined.load(std::memory_order_acquire)) return;
+    std::vector<std::byte> payload;
+    wire::Writer w(payload);
+    w.put(wire::op::OpDefine{op_->id});
+    w.put_string(op_->name);
+    w.put_string(op_->overload);
+    // twice by two threads at once is harmless: the definition is the same, and each is before its own use
+    post(wire::Opcode::op_define, payload.data(), payload.size());
+    op_->defined.store(true, std::memory_order_release);
+  }
+
+  void encode_arguments(const IValue* args) {
+    encoder.start();
+    starts_.clear();
+    for (size_t i = 0; i < op_->arguments; i++) {
+      starts_.push_back(encoder.position());
+      encoder.value(args[i]);
+    }
+    starts_.push_back(encoder.position());
+  }
+
+  // What shape inference reads outside the arguments is not cached away: deterministic mode fills outputs.
+  bool may_cache(const IValue* args) const {
+    if (op_->off_switch >= 0) {
+      const IValue& p = args[op_->off_switch];
+      if (!p.isDouble() || p.toDouble() != 0) return false;
+      encoder.add_to_key(17);
+    }
+    return !at::globalContext().deterministicAlgorithms();
+  }
+
+  void send(Random& random, uint32_t scope_id = 0) {
+    random.encode(encoder);
+    encoder.finish({op_->id, static_cast<uint16_t>(op_->arguments), static_cast<uint16_t>(op_->returns), global_flags() | random.flags(), scope_id});
+    post(wire::Opcode::op_run, encoder.data(), encoder.bytes());
+  }
+
+  bool answer_from_cache(Stack* stack, size_t base, Random& random) {
+    auto outputs = op_->cache.find(encoder.key());
+    if (!outputs) return false;
+    c10::SmallVector<IValue, 4> results;
+    for (const OutputMeta& m : *outputs) {
+      switch (m.kind) {
+        case OutputMeta::Kind::alias:
+          encoder.alias(static_cast<size_t>(m.argument));
+          results.push_back((*stack)[base + static_cast<size_t>(m.argument)]);
+          break;
+        case OutputMeta::Kind::undefined:
+          encoder.output(at::Tensor());
+          results.emplace_back(at::Tensor());
+          break;
+        case OutputMeta::Kind::host:
+          encoder.output(at::Tensor());
+          results.emplace_back(m.host.clone());
+          break;
+        case OutputMeta::Kind::tensor:
+          results.emplace_back(allocate(m));
+          encoder.output(results.back());
+          break;
+        case OutputMeta::Kind::list: {
+          c10::List<at::Tensor> list;
+          list.reserve(m.list.size());
+          for (const OutputMeta& e : m.list) list.push_back(allocate(e));
+          results.emplace_back(std::move(list));
+          encoder.output(results.back());
+          break;
+        }
+      }
+    }
+    send(random);
+    host->count_op(1, 0, 0);
+    stack->erase(stack->begin() + static_cast<ptrdiff_t>(base), stack->end());
+    for (auto& r : results) stack->push_back(std::move(r));
+    return true;
+  }
+
+  uint32_t begin_scope() {
+    djinn_scope& s = scope();
+    s.abort = 0;
+    s.why = "";
+    s.op = op_->name.c_str();
+    ++s.depth;
+    if (!checks_) return 0;
+    static std::atomic<uint32_t> next{0};
+    uint32_t id = ++next;
+    wire::op::Scope announced{id, op_->id};
+    post(wire::Opcode::scope, &announced, sizeof announced);
+    s.id = id;
+    return id;
+  }
+  static void end_scope() {
+    djinn_scope& s = scope();
+    --s.depth;
+    s.id = 0;
+  }
+
+  void client_first(const c10::OperatorHandle& handle, c10::DispatchKeySet keys, Stack* stack, size_t base, const Arguments& about, Random& random, bool cacheable) {
+    std::vector<IValue> args(stack->begin() + static_cast<ptrdiff_t>(base), stack->end());
+    std::vector<Snapshot> snapshots;
+    for (size_t i = 0; i < op_->arguments; i++)
+      if (op_->writes[i])
+        each_tensor(args[i], [&](const at::Tensor& t) {
+          if (strided(t)) snapshots.emplace_back(t);
+        });
+    // the kernel may run ops of its own through the encoder of this thread: what is encoded so far is kept aside
+    std::vector<uint64_t> before(encoder.words().begin(), encoder.words().end()), key(encoder.key().begin(), encoder.key().end());
+    std::vector<size_t> starts = starts_;
+    std::exception_ptr error;
+    uint32_t id = begin_scope();
+    try {
+      original_.callBoxed(handle, keys, stack);
+    } catch (...) {
+      error = std::current_exception();
+    }
+    end_scope();
+    if (scope().abort) {
+      for (auto& s : snapshots) s.restore();
+      random.rewind();
+      stack->resize(base);
+      restore_encoding(before, starts);
+      return redo(handle, args, stack, base, about, random);
+    }
+    if (error) std::rethrow_exception(error);  // PyTorch's own error about the arguments
+    if (!op_->has_effect) return;  // a query of metadata: nothing to send
+    restore_encoding(before, starts);
+    bool moved = reencode_written(args, snapshots);
+    for (size_t i = 0; i < op_->returns; i++) {
+      if (op_->alias[i] >= 0) encoder.alias(static_cast<size_t>(op_->alias[i]));
+      else encoder.output((*stack)[base + i]);
+    }
+    send(random, id);
+    host->count_op(0, 0, 0);
+    if (cacheable && !moved) remember(key, args, stack, base);
+  }
+
+  void restore_encoding(const std::vector<uint64_t>& words, const std::vector<size_t>& starts) {
+    encoder.start();
+    encoder.append(std::span(words).subspan(encoder.position()));
+    starts_ = starts;
+  }
+
+  // R5: out= arguments have their size by now. An in-place argument that its kernel resized goes as it was: the server needs its old contents.
+  bool reencode_written(const std::vector<IValue>& args, const std::vector<Snapshot>& snapshots) {
+    bool any = false, moved_any = false;
+    for (uint8_t w : op_->writes) any |= w;
+    if (!any) return false;
+    std::vector<uint64_t> before(encoder.words().begin(), encoder.words().end());
+    std::vector<size_t> starts = starts_;
+    encoder.start();
+    size_t k = 0;
+    for (size_t i = 0; i < op_->arguments; i++) {
+      bool moved = false;
+      if (op_->writes[i])
+        each_tensor(args[i], [&](const at::Tensor& t) {
+          if (strided(t)) moved |= snapshots[k++].moved();
+        });
+      moved_any |= moved;
+      if (op_->writes[i] && (!moved || op_->out[i])) encoder.value(args[i]);
+      else encoder.append(std::span(before).subspan(starts[i], starts[i + 1] - starts[i]));
+    }
+    return moved_any;
+  }
+
+  void remember(const std::vector<uint64_t>& key, const std::vector<IValue>& args, Stack* stack, size_t base) {
+    std::vector<OutputMeta> metas(op_->returns);
+    for (size_t i = 0; i < op_->returns; i++) {
+      if (op_->alias[i] >= 0) {
+        metas[i].kind = OutputMeta::Kind::alias;
+        metas[i].argument = op_->alias[i];
+      } else if (!describe((*stack)[base + i], args, metas[i])) {
+        return;
+      }
+    }
+    op_->cache.add(key, std::move(metas));
+  }
+
+  // ---- the kernel wanted a device value (or must not run): in place, Meta, server ----
+
+  void redo(const c10::OperatorHandle& handle, const std::vector<IValue>& args, Stack* stack, size_t base, const Arguments& about, Random& random) {
+    if (op_->mode == Mode::meta_first) stack->resize(base);
+    if (in_place(args, stack, random) || by_meta(handle, args, stack, about, random)) return;
+    server_first_with(args, stack, *about.where, random);
+  }
+
+  bool plain(const std::vector<IValue>& args) const {
+    bool all = true;
+    for (const IValue& a : args) each_tensor(a, [&](const at::Tensor& t) { all &= strided(t); });
+    return all;
+  }
+
+  // No new outputs: nothing to know, post it.
+  bool in_place(const std::vector<IValue>& args, Stack* stack, Random& random) {
+    bool writes = false;
+    for (size_t i = 0; i < op_->arguments; i++) {
+      if (op_->out[i]) return false;
+      writes |= op_->writes[i] != 0;
+    }
+    for (int a : op_->alias)
+      if (a < 0) return false;
+    if (!writes || !plain(args)) return false;
+    for (int a : op_->alias) encoder.alias(static_cast<size_t>(a));
+    random.advance();
+    send(random);
+    host->count_op(0, 1, 0);
+    for (int a : op_->alias) stack->push_back(args[static_cast<size_t>(a)]);
+    return true;
+  }
+
+  // The Meta kernel knows shapes, strides and types of the outputs: allocate, post.
+  bool by_meta(const c10::OperatorHandle& handle, const std::vector<IValue>& args, Stack* stack, const Arguments& about, Random& random) {
+    for (uint8_t w : op_->writes)
+      if (w) return false;
+    if (!op_->has_effect || !plain(args)) return false;
+    Stack meta;
+    std::vector<IValue> outputs;
+    {
+      PlainDispatch dispatch;
+      try {
+        for (const IValue& a : args) meta.push_back(to_meta(a));
+        handle.callBoxed(&meta);
+        for (const IValue& v : meta) outputs.push_back(from_meta(v, *about.where));
+      } catch (const std::exception&) {
+        return false;  // no Meta kernel, or one that refuses these arguments: the server will say what is wrong
+      }
+    }
+    for (const IValue& o : outputs) encoder.output(o);
+    random.advance();
+    send(random);
+    host->count_op(0, 1, 0);
+    for (auto& o : outputs) stack->push_back(std::move(o));
+    return true;
+  }
+
+  static IValue to_meta(const IValue& v) {
+    auto one = [](const at::Tensor& t) {
+      return t.defined() && t.is_cuda() ? at::empty_strided(t.sizes(), t.strides(), t.options().device(c10::kMeta)) : t;
+    };
+    if (v.isDevice()) return c10::Device(c10::kMeta);
+    if (v.isGenerator()) return IValue();
+    return map(v, one);
+  }
+  static IValue from_meta(const IValue& v, c10::Device device) {
+    return map(v, [&](const at::Tensor& t) {
+      if (!t.defined() || !t.is_meta()) return t;
+      TORCH_CHECK(strided(t), "not a dense result");
+      return at::empty_strided(t.sizes(), t.strides(), t.options().device(device));
+    });
+  }
+  template <class F>
+  static IValue map(const IValue& v, F f) {
+    if (v.isTensor()) return f(v.toTensor());
+    if (v.isTensorList()) {
+      c10::List<at::Tensor> out;
+      for (const auto& e : v.toListRef()) out.push_back(f(e.toTensor()));
+      return out;
+    }
+    if (v.isList() && v.toList().elementType()->kind() == c10::TypeKind::OptionalType) {
+      c10::List<std::optional<at::Tensor>> out;
+      for (const auto& e : v.toListRef()) out.push_back(e.isTensor() ? std::optional(f(e.toTensor())) : std::nullopt);
+      return out;
+    }
+    return v;
+  }
+
+  void server_first(Stack* stack, size_t base, c10::Device device, Random& random) {
+    std::vector<IValue> args(stack->begin() + static_cast<ptrdiff_t>(base), stack->end());
+    stack->resize(base);
+    server_first_with(args, stack, device, random);
+  }
+
+  void server_first_with(const std::vector<IValue>& args, Stack* stack, c10::Device device, Random& random) {
+    encoder.start();
+    for (size_t i = 0; i < op_->arguments; i++) {
+      if (op_->out[i] && args[i].isTensor()) encoder.empty_output_argument(args[i].toTensor());
+      else encoder.value(args[i]);
+    }
+    for (size_t i = 0; i < op_->returns; i++) encoder.none();
+    random.advance();
+    random.encode(encoder);
+    encoder.finish({op_->id, static_cast<uint16_t>(op_->arguments), static_cast<uint16_t>(op_->returns), global_flags() | random.flags(), 0});
+    host->count_op(0, 0, 1);
+    PlainState plain;
+    auto results = query(*op_, encoder, args, device);
+    for (auto& r : results) stack->push_back(std::move(r));
+  }
+
+  c10::SafeKernelFunction original_;
+  std::unique_ptr<Op> op_;
+  bool checks_, cached_ = false;
+  static thread_local std::vector<size_t> starts_;
+};
+
+thread_local std::vector<size_t> OpScope::starts_;
+
+}  // namespace
+
+c10::KernelFunction make_scope(c10::SafeKernelFunction original, std::unique_ptr<Op> op) {
+  return c10::KernelFunction::makeFromBoxedFunctor(std::make_unique<OpScope>(std::move(original), std::move(op)));
+}
+
+}  // namespace djinn::hook

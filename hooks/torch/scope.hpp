@@ -1,0 +1,14 @@
+// The op scope: the wrapper that stands in a CUDA kernel's place. See scope.cpp.
+#pragma once
+#include <ATen/core/boxing/KernelFunction.h>
+#include <ATen/core/dispatch/Dispatcher.h>
+
+#include <memory>
+
+#include "hooks/torch/op.hpp"
+
+namespace djinn::hook {
+
+c10::KernelFunction make_scope(c10::SafeKernelFunction original, std::unique_ptr<Op> op);
+
+}  // namespace djinn::hook

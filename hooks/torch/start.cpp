@@ -1,0 +1,88 @@
+// libdjinn_torch.so's two entry points: start (refuse another torch, wrap every device kernel of every namespace) and rescan (after a dlopen that may have
+// registered more). Registering takes some milliseconds, inside the first CUDA call, and silences the dispatcher's warning about overriding kernels.
+#include <ATen/ATen.h>
+#include <c10/util/Exception.h>
+
+#include <cstdio>
+#include <mutex>
+#include <unordered_set>
+#include <vector>
+
+#include "hooks/torch/classify.hpp"
+#include "hooks/torch/host.hpp"
+#include "hooks/torch/scope.hpp"
+
+namespace djinn::hook {
+
+namespace {
+
+struct Quiet : c10::WarningHandler {
+  void process(const c10::Warning&) override {}
+};
+
+struct Registry {  // never destroyed: kernels are called until the process is gone
+  std::mutex mutex;
+  std::unordered_set<std::string> seen;
+  std::vector<c10::RegistrationHandleRAII> handles;
+  uint32_t next_id = 0;
+};
+Registry& registry() {
+  static Registry* r = new Registry;
+  return *r;
+}
+
+// A kernel of ours at this key: the explicit one, or for core ops a composite one that would otherwise be decomposed on the client.
+bool does_device_work(const c10::OperatorHandle& op, c10::DispatchKey key, const std::string& name) {
+  if (op.hasKernelForDispatchKey(key)) return true;
+  return key == c10::DispatchKey::CUDA && name.rfind("aten::", 0) == 0 &&
+         (op.hasKernelForDispatchKey(c10::DispatchKey::CompositeExplicitAutograd) || op.hasKernelForDispatchKey(c10::DispatchKey::CompositeExplicitAutogradNonFunctional));
+}
+
+void wrap(const c10::OperatorName& name) {
+  auto& dispatcher = c10::Dispatcher::singleton();
+  auto op = dispatcher.findSchema(name);
+  if (!op) return;
+  for (auto key : device_keys()) {
+    if (!does_device_work(*op, key, name.name) || !op->hasComputedKernelForDispatchKey(key)) continue;
+    auto original = op->getComputedKernelForDispatchKey(key);
+    auto what = classify(*op, key, original);
+    if (!what) continue;
+    TORCH_CHECK(registry().next_id < wire::kOpIdsMax, "more operators than the wire has ids for");
+    what->id = registry().next_id++;
+    registry().handles.push_back(dispatcher.registerImpl(name, key, make_scope(std::move(original), std::move(what)), std::nullopt, nullptr, "djinn"));
+  }
+}
+
+void scan() {
+  std::lock_guard lock(registry().mutex);
+  Quiet quiet;
+  auto* before = c10::WarningUtils::get_warning_handler();
+  c10::WarningUtils::set_warning_handler(&quiet);
+  for (auto& name : c10::Dispatcher::singleton().getAllOpNames())
+    if (registry().seen.insert(c10::toString(name)).second) wrap(name);
+  c10::WarningUtils::set_warning_handler(before);
+}
+
+}  // namespace
+}  // namespace djinn::hook
+
+#define DJINN_HOOK_EXPORT extern "C" __attribute__((visibility("default")))
+
+DJINN_HOOK_EXPORT const char* djinn_torch_version(void) { return DJINN_TORCH_MINOR; }
+
+DJINN_HOOK_EXPORT int djinn_torch_start(const djinn_hook_host* table, char* error, size_t size) try {
+  if (table->version != DJINN_HOOK_VERSION || table->size != sizeof(djinn_hook_host)) {
+    std::snprintf(error, size, "the PyTorch hook and libdjinn.so are of different builds");
+    return 1;
+  }
+  djinn::hook::host = table;
+  if (table->op_level()) djinn::hook::scan();
+  return 0;
+} catch (const std::exception& e) {
+  std::snprintf(error, size, "the PyTorch hook could not start: %s", e.what());
+  return 1;
+}
+
+DJINN_HOOK_EXPORT void djinn_torch_rescan(void) {
+  if (djinn::hook::host && djinn::hook::host->op_level()) djinn::hook::scan();
+}

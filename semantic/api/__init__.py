@@ -1,0 +1,1 @@
+"""Djinn's API specification: the overlay (one file a family) and its generator."""

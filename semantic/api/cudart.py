@@ -1,0 +1,38 @@
+"""The CUDA runtime: client code over the driver-level commands (interpose/runtime, interpose/entry). No cuda* function has an opcode."""
+from .generator.vocabulary import Api
+
+api = Api("cudart", "cuda_runtime_api.h", "cuda[A-Z]", "cudaError_t", success="cudaSuccess", unsupported="djinn::fail(cudaErrorNotSupported)",
+          invalid="djinn::fail(cudaErrorInvalidValue)", lost="djinn::session_error()", optional=False,
+          returns={"const char *": '"not supported by Djinn"', "struct cudaChannelFormatDesc": "cudaChannelFormatDesc{}"})
+
+api.internal("custom", "__cudaRegisterFatBinary __cudaRegisterFatBinaryEnd __cudaRegisterFunction __cudaRegisterVar __cudaUnregisterFatBinary"
+             " __cudaInitModule __cudaGetKernel __cudaLaunchKernel", "module registration and launches of code that nvcc compiled")
+api.internal("local", "__cudaPushCallConfiguration __cudaPopCallConfiguration", "this thread's launch configuration")
+api.internal("local", "cudaProfiler{Start,Stop}", "nobody profiles: CUDA says success without a profiler, too")
+
+api.local("cudaGetDevice cudaSetDevice cudaGetDeviceCount cudaGetDeviceProperties cudaDeviceGetAttribute cudaDeviceGetPCIBusId"
+          " cudaDeviceCanAccessPeer cudaDeviceEnablePeerAccess cudaDeviceGetStreamPriorityRange cudaDriverGetVersion cudaRuntimeGetVersion",
+          "the device's description came with the session")
+api.local("cudaGetLastError cudaPeekAtLastError cudaGetErrorName cudaGetErrorString", "this thread's last error")
+api.local("cudaGetDriverEntryPointByVersion", "names of this library")
+api.local("cudaPointerGetAttributes cudaStreamGetPriority cudaStreamIsCapturing cudaStreamGetCaptureInfo cudaThreadExchangeStreamCaptureMode"
+          " cudaOccupancyMaxActiveBlocksPerMultiprocessor{,WithFlags} cudaFuncGetAttributes cudaFuncSetAttribute cudaKernelSetAttributeForDevice cudaEventElapsedTime"
+          " cudaEventQuery cudaHostAlloc cudaMallocHost cudaHostRegister cudaHostUnregister cudaFreeHost")
+api.custom("cudaMalloc cudaFree cudaMemGetInfo", "the client's arena; granules are mapped as it grows")
+api.custom("cudaMemcpy{,Async} cudaMemcpy2D{,Async} cudaMemcpyPeerAsync", "the direction decides which side owns each buffer")
+api.custom("cudaMemset{,Async} cudaMemset2DAsync", "fill")
+api.custom("cudaStreamCreate{,WithFlags,WithPriority} cudaStreamDestroy cudaStreamSynchronize cudaStreamQuery cudaStreamWaitEvent cudaDeviceSynchronize",
+           "stream commands")
+api.custom("cudaEventCreate{,WithFlags} cudaEventDestroy cudaEventRecord{,WithFlags} cudaEventSynchronize", "event commands")
+api.custom("cudaLaunchKernel{,ExC} cudaLaunchCooperativeKernel", "parameter sizes come from the kernel's own metadata")
+api.absent("cudaGraphAddNode cudaGraphConditionalHandleCreate cudaGraphDestroy cudaGraphExecDestroy cudaGraphGetNodes cudaGraphInstantiateWithFlags"
+           " cudaGraphLaunch cudaGraphNodeGetDependencies cudaGraphRetainUserObject cudaStreamBeginCapture cudaStreamBeginCaptureToGraph"
+           " cudaStreamEndCapture cudaStreamUpdateCaptureDependencies cudaUserObject{Create,Release} cudaDevice{Get,Set}GraphMemAttribute",
+           "CUDA graphs are a later issue")
+api.absent("cuda{Malloc,Free}Async cudaDeviceGetDefaultMemPool cudaMemPoolGetAttribute cudaMemPoolSetA{ccess,ttribute} cudaMemPoolTrimTo",
+           "stream-ordered allocation is a later issue")
+api.absent("cudaIpc{CloseMem,GetEvent,GetMem,OpenEvent,OpenMem}Handle", "sharing between processes is a later issue")
+api.absent("cudaLaunchHostFunc cudaStreamAddCallback", "callbacks from a stream are a later issue")
+api.absent("cudaLibrary{GetKernel,LoadData,Unload}", "code that is loaded at run time has nowhere to run yet")
+api.absent("cudaGetSymbolAddress cudaMemcpyToSymbol", "device variables are a later issue")
+api.rest("not needed by the op level; a later issue completes the call level")

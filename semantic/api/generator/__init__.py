@@ -1,0 +1,1 @@
+"""Overlay and headers in, C++ out."""

@@ -1,0 +1,163 @@
+// Throws damaged frames and control messages at the parsers that meet strangers first. Nothing may crash (run it under asan), every prefix of a good
+// message is refused, and what is accepted must be true: records tile the frame and stay inside it, a decoded control message encodes to the
+// size that it came with. `frame_fuzz --seconds N --seed S`; DJINN_FUZZ_SECONDS is the default time.
+#include <chrono>
+#include <cstdio>
+#include <cstdlib>
+#include <random>
+#include <string_view>
+
+#include "tests/unit/wire/control_messages.hpp"
+#include "tests/unit/wire/frames.hpp"
+
+using namespace djinn;
+using namespace djinn::test;
+using control::Kind;
+
+namespace {
+
+std::mt19937_64 random_bits;
+uint64_t below(uint64_t n) { return random_bits() % n; }
+
+uint64_t accepted = 0, refused = 0;
+
+[[noreturn]] void fail(const char* what, const Bytes& message) {
+  std::fprintf(stderr, "frame_fuzz: %s\n", what);
+  for (std::byte b : message) std::fprintf(stderr, "%02x", static_cast<unsigned>(b));
+  std::fprintf(stderr, "\n");
+  std::abort();
+}
+
+// Numbers that break arithmetic more often than random ones do.
+uint64_t interesting() {
+  static constexpr uint64_t kValues[] = {0, 1, 7, 8, 16, 0x7f, 0xff, 0x100, 0xffff, 0x10000, 0x7fffffff, 0x80000000, 0xfffffff8, 0xffffffff, 1ull << 32,
+                                         1ull << 62, 1ull << 63, ~7ull, ~0ull};
+  return kValues[below(std::size(kValues))];
+}
+
+void mutate(Bytes& m) {
+  for (uint64_t n = 1 + below(4); n; n--) {
+    if (m.empty()) return;
+    size_t at = below(m.size());
+    switch (below(6)) {
+      case 0: m[at] ^= std::byte(1u << below(8)); break;
+      case 1: m[at] = std::byte(random_bits()); break;
+      case 2: {  // a field, at its own alignment
+        uint64_t v = interesting();
+        size_t width = size_t{2} << below(3);
+        at -= at % width;
+        if (at + width <= m.size()) std::memcpy(m.data() + at, &v, width);
+        break;
+      }
+      case 3: m.resize(at); break;
+      case 4: m.insert(m.begin() + static_cast<ptrdiff_t>(at), 1 + below(24), std::byte(random_bits())); break;
+      case 5: m.erase(m.begin() + static_cast<ptrdiff_t>(at), m.begin() + static_cast<ptrdiff_t>(at + 1 + below(m.size() - at))); break;
+    }
+  }
+}
+
+// In a buffer of exactly its size, so that the sanitizer sees a read of one byte too many.
+bool parses(const Bytes& m, size_t bulk) {
+  Bytes exact(m);
+  exact.shrink_to_fit();
+  wire::FrameHeader h;
+  std::vector<wire::Record> records;
+  if (wire::parse_frame(exact, bulk, h, records) != wire::FrameError::none) return ++refused, false;
+  ++accepted;
+  size_t tiled = sizeof h;
+  uint32_t parts = 0;
+  for (const auto& r : records) {
+    if (r.payload.data() != exact.data() + tiled + sizeof r.head) fail("records do not tile the frame", m);
+    if (r.bulk_first != parts) fail("bulk parts overlap", m);
+    tiled += sizeof r.head + r.payload.size();
+    parts += r.head.bulk;
+  }
+  if (h.kind != wire::FrameKind::hello && (tiled != exact.size() || parts != bulk)) fail("records do not fill the frame", m);
+  return true;
+}
+
+template <class T>
+bool decodes(const Bytes& m, Kind kind) {
+  Bytes exact(m);
+  exact.shrink_to_fit();
+  auto body = control::decode<T>(exact, kind);
+  if (!body) return ++refused, false;
+  ++accepted;
+  if (control::encode(kind, *body).size() != m.size()) fail("a decoded message has another size", m);
+  return true;
+}
+
+void fuzz_frames() {
+  std::vector<RecordSpec> specs(below(6));
+  size_t bulk = 0;
+  for (auto& s : specs) {
+    s = {static_cast<uint32_t>(random_bits()), static_cast<uint16_t>(below(3)), static_cast<uint32_t>(below(20))};
+    bulk += s.bulk;
+  }
+  wire::FrameHeader h;
+  h.kind = wire::FrameKind(2 + below(7));
+  h.session = random_bits();
+  h.first_ticket = random_bits();
+  Bytes good = below(8) ? frame_of(h, specs) : hello_frame();
+  if (good == hello_frame()) bulk = 0;
+  if (!parses(good, bulk)) fail("a good frame is refused", good);
+  Bytes prefix(good.begin(), good.begin() + static_cast<ptrdiff_t>(below(good.size())));
+  if (parses(prefix, bulk)) fail("a prefix is accepted", prefix);
+  for (int i = 0; i < 20; i++) {
+    Bytes bad = good;
+    mutate(bad);
+    parses(bad, below(4) ? bulk : below(5));
+  }
+}
+
+template <class T>
+void fuzz_control(Kind kind, const T& body) {
+  Bytes good = control::encode(kind, body);
+  if (!decodes<T>(good, kind)) fail("a good message is refused", good);
+  Bytes prefix(good.begin(), good.begin() + static_cast<ptrdiff_t>(below(good.size())));
+  if (decodes<T>(prefix, kind)) fail("a prefix is accepted", prefix);
+  for (int i = 0; i < 5; i++) {
+    Bytes bad = good;
+    mutate(bad);
+    control::peek(bad);
+    decodes<T>(bad, kind);
+  }
+}
+
+void fuzz_noise() {
+  Bytes noise(below(300));
+  for (auto& b : noise) b = std::byte(random_bits());
+  if (noise.size() >= 4 && below(2)) std::memcpy(noise.data(), below(2) ? &wire::kFrameMagic : &control::kControlMagic, 4);
+  parses(noise, below(3));
+  decodes<control::Open>(noise, Kind::open);
+  decodes<control::Opened>(noise, Kind::opened);
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  const char* variable = std::getenv("DJINN_FUZZ_SECONDS");
+  double seconds = variable ? std::atof(variable) : 2;
+  uint64_t seed = 1;
+  for (int i = 1; i + 1 < argc; i += 2) {
+    std::string_view option = argv[i];
+    if (option == "--seconds") seconds = std::atof(argv[i + 1]);
+    else if (option == "--seed") seed = std::strtoull(argv[i + 1], nullptr, 10);
+    else return std::fprintf(stderr, "usage: frame_fuzz [--seconds N] [--seed S]\n"), 2;
+  }
+  random_bits.seed(seed);
+  auto end = std::chrono::steady_clock::now() + std::chrono::duration<double>(seconds);
+  uint64_t rounds = 0;
+  do {
+    for (int i = 0; i < 10; i++) fuzz_frames();
+    fuzz_control(Kind::open, full_open());
+    fuzz_control(Kind::opened, full_opened());
+    fuzz_control(Kind::refused, control::Refused{"no room"});
+    fuzz_control(Kind::stats_reply, full_stats());
+    fuzz_noise();
+    ++rounds;
+  } while (std::chrono::steady_clock::now() < end);
+  std::printf("frame_fuzz: seed %llu, %llu rounds, %llu messages refused, %llu accepted\n", static_cast<unsigned long long>(seed),
+              static_cast<unsigned long long>(rounds), static_cast<unsigned long long>(refused), static_cast<unsigned long long>(accepted));
+  return refused && accepted ? 0 : 1;
+}

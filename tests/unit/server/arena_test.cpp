@@ -1,0 +1,92 @@
+// The CPU device's memory: what is reserved, mapped, live, and given back.
+#include <sys/mman.h>
+
+#include <cstring>
+
+#include "server/execute/cpu/arena.hpp"
+#include "tests/unit/catch.hpp"
+
+using djinn::server::Arena;
+using djinn::wire::kGranule;
+
+namespace {
+// Somewhere free in this process, found by asking for it.
+uint64_t free_range(uint64_t size) {
+  void* p = mmap(nullptr, size + kGranule, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  REQUIRE(p != MAP_FAILED);
+  munmap(p, size + kGranule);
+  return (reinterpret_cast<uint64_t>(p) + kGranule - 1) / kGranule * kGranule;
+}
+char* at(uint64_t a) { return reinterpret_cast<char*>(a); }
+}  // namespace
+
+TEST_CASE("arena: reserves whole granules where nothing lies") {
+  uint64_t size = 64 * kGranule, base = free_range(size);
+  Arena a, b, c;
+  CHECK_FALSE(a.reserve(base + 4096, size));
+  CHECK_FALSE(a.reserve(base, size - 1));
+  CHECK_FALSE(a.reserve(base, 0));
+  CHECK_FALSE(a.reserve(~0ull / kGranule * kGranule, 4 * kGranule));
+  REQUIRE(a.reserve(base, size));
+  CHECK_FALSE(a.reserve(base + size, size));  // once
+  CHECK_FALSE(b.reserve(base, size));         // taken
+  CHECK_FALSE(b.reserve(base + size - kGranule, 2 * kGranule));
+  CHECK(c.reserve(base + size, kGranule));
+}
+
+TEST_CASE("arena: memory is mapped once, live while it is, and zero when it comes back") {
+  uint64_t size = 64 * kGranule, base = free_range(size);
+  Arena a;
+  REQUIRE(a.reserve(base, size));
+  CHECK_FALSE(a.live(base, 1));
+  REQUIRE(a.map(base + kGranule, 4 * kGranule) == "");
+  CHECK(a.mapped() == 4 * kGranule);
+  CHECK(a.live(base + kGranule, 4 * kGranule));
+  CHECK_FALSE(a.live(base + kGranule, 4 * kGranule + 1));
+  CHECK_FALSE(a.live(base + kGranule - 1, 2));
+  CHECK(a.live(base, 0));
+  std::memset(at(base + kGranule), 7, 4 * kGranule);
+  CHECK(a.map(base + 4 * kGranule, 2 * kGranule) != "");
+  CHECK(a.mapped() == 4 * kGranule);
+  uint64_t epoch = a.epoch();
+  REQUIRE(a.unmap(base + 2 * kGranule, kGranule) == "");
+  CHECK(a.epoch() != epoch);
+  CHECK_FALSE(a.live(base + kGranule, 3 * kGranule));
+  CHECK(a.live(base + 3 * kGranule, 2 * kGranule));
+  CHECK(a.unmap(base + 2 * kGranule, kGranule) != "");
+  CHECK(a.unmap(base + kGranule, 4 * kGranule) != "");  // all or nothing
+  REQUIRE(a.map(base + 2 * kGranule, kGranule) == "");
+  CHECK(*at(base + 2 * kGranule) == 0);
+  CHECK(*at(base + kGranule) == 7);
+  CHECK(a.peak() == 4 * kGranule);
+}
+
+TEST_CASE("arena: nothing outside the range and nothing that overflows is live or mappable") {
+  uint64_t size = 8 * kGranule, base = free_range(size);
+  Arena a;
+  REQUIRE(a.reserve(base, size));
+  REQUIRE(a.map(base, size) == "");
+  for (uint64_t address : {uint64_t{0}, base - 1, base + size, ~uint64_t{0}}) CHECK_FALSE(a.live(address, 1));
+  CHECK_FALSE(a.live(base, ~0ull));
+  CHECK_FALSE(a.live(base + 1, ~0ull));
+  CHECK_FALSE(a.live(base, size + 1));
+  CHECK(a.map(base + size, kGranule) != "");
+  CHECK(a.unmap(base - kGranule, kGranule) != "");
+  CHECK(a.unmap(base, ~0ull - kGranule + 1) != "");
+  CHECK(a.unmap(base, kGranule / 2) != "");
+}
+
+TEST_CASE("arena: extents of rows") {
+  uint64_t size = 2 * kGranule, base = free_range(size);
+  Arena a;
+  REQUIRE(a.reserve(base, size));
+  REQUIRE(a.map(base, kGranule) == "");
+  CHECK(a.live(base, 1024, 100, kGranule / 1024));
+  CHECK_FALSE(a.live(base, 1024, 100, kGranule / 1024 + 1));
+  CHECK_FALSE(a.live(base, 99, 100, 2));  // rows that overlap
+  CHECK(a.live(base, 0, 100, 1));
+  CHECK(a.live(0, 0, 0, 5));
+  CHECK(a.live(0, 0, 5, 0));
+  CHECK_FALSE(a.live(base, ~0ull / 2, 8, 5));
+  CHECK_FALSE(a.live(base, ~0ull, ~0ull, ~0ull));
+}

@@ -1,0 +1,261 @@
+// Every command through its decoder, on a device that counts instead of computing: right payloads reach it as written, each prefix and each excess of
+// one is refused, extents outside live memory never reach it, and noise crashes nothing.
+#include <cstring>
+#include <random>
+
+#include "server/decode/decode.hpp"
+#include "tests/unit/catch.hpp"
+
+using namespace djinn;
+using namespace djinn::server;
+using wire::ErrorClass;
+using wire::Opcode;
+
+namespace {
+
+constexpr uint64_t kBase = 0x100000000000, kLive = 4 * wire::kGranule;
+
+// Live: [kBase, kBase + kLive).
+class CountingDevice final : public Device {
+ public:
+  wire::control::Device describe() const override { return {"counting", 1ull << 30, 12, 0, 4, 1536, 1, 1}; }
+  bool reserve(uint64_t, uint64_t) override { return true; }
+  std::string map(uint64_t, uint64_t size) override { return ++calls, mapped_ += size, ""; }
+  std::string unmap(uint64_t, uint64_t size) override { return ++calls, mapped_ -= size, ""; }
+  bool live(uint64_t a, uint64_t n) const override { return !n || (a >= kBase && a - kBase <= kLive && n <= kLive - (a - kBase)); }
+  bool live(uint64_t a, uint64_t pitch, uint64_t width, uint64_t height) const override {
+    unsigned __int128 extent = height > 1 ? static_cast<unsigned __int128>(pitch) * (height - 1) + width : width;
+    return !width || !height || (extent <= kLive && live(a, static_cast<uint64_t>(extent)));
+  }
+  uint64_t memory_epoch() const override { return 1; }
+  uint64_t mapped() const override { return mapped_; }
+  uint64_t peak() const override { return mapped_; }
+  void upload(const wire::Upload&, std::span<const std::byte> host, uint64_t) override { ++calls, bytes += host.size(); }
+  void download(const wire::Download&, uint64_t, std::span<std::byte> host) override { ++calls, bytes += host.size(); }
+  const std::byte* host_view(uint64_t, uint64_t) override { return nullptr; }
+  void copy(const wire::Copy&) override { ++calls; }
+  void fill(const wire::Fill&) override { ++calls; }
+  uint64_t timestamp(uint64_t) override { return ++calls; }
+  Failure launch(const std::string&, const wire::Launch&, std::span<const std::byte> p) override { return ++calls, bytes += p.size(), Failure{}; }
+  uint64_t calls = 0, bytes = 0, mapped_ = 0;
+};
+
+struct Fixture {
+  CountingDevice device;
+  Session session;
+  Fixture()
+      : session([this] {
+          Session::Setup s;
+          s.opened.session = 1;
+          s.opened.lease_bytes = 64 << 20;
+          s.device = &device;
+          s.send = [](std::span<const std::byte>, std::span<const djinn_part> bulk) {
+            for (auto& p : bulk)
+              if (p.release) p.release(const_cast<void*>(p.data), p.hint);
+            return true;
+          };
+          s.ask_lease = [](uint64_t wanted) { return wanted; };
+          s.no_executor = "there is none in this test";
+          return s;
+        }()) {
+    session.streams.insert(3);
+    session.modules[5].kernels.insert(6);
+    session.kernels[6] = {5, "k"};
+  }
+  ~Fixture() { drop_answer(); }
+  void drop_answer() {
+    for (auto& p : session.answer_bulk) p.release(const_cast<void*>(p.data), p.hint);
+    session.answer_bulk.clear();
+    session.answer.clear();
+  }
+  Failure run(Opcode opcode, std::span<const std::byte> payload, std::span<const std::span<const std::byte>> bulk = {}, uint16_t flags = wire::kFlagCall) {
+    drop_answer();
+    wire::RecordHeader head;
+    head.opcode = static_cast<uint32_t>(opcode);
+    head.flags = flags;
+    head.bulk = static_cast<uint16_t>(bulk.size());
+    head.size = static_cast<uint32_t>(payload.size());
+    auto f = decode::find(head.opcode);
+    REQUIRE(f);
+    return f(session, {1, head, payload, bulk});
+  }
+};
+
+struct Sample {
+  Opcode opcode;
+  std::vector<std::byte> payload;
+};
+
+template <class Fixed>
+Sample fixed(Opcode o, const Fixed& f) {
+  Sample s{o, {}};
+  wire::Writer(s.payload).put(f);
+  return s;
+}
+
+std::vector<Sample> samples() {
+  std::vector<Sample> v = {
+      fixed(Opcode::map_memory, wire::MapMemory{kBase, wire::kGranule}),
+      fixed(Opcode::unmap_memory, wire::MapMemory{kBase, wire::kGranule}),
+      fixed(Opcode::lease, wire::Lease{1 << 20}),
+      {Opcode::memory_info, {}},
+      fixed(Opcode::upload, wire::Upload{0, kBase, 20, 20, 1}),
+      fixed(Opcode::download, wire::Download{3, kBase, 64, 20, 3}),
+      fixed(Opcode::push_download, wire::Download{0, kBase, 64, 20, 3}),
+      fixed(Opcode::copy, wire::Copy{0, kBase, 64, kBase + 4096, 32, 20, 3}),
+      fixed(Opcode::fill, wire::Fill{0, kBase, 64, 20, 3, 9, 4}),
+      fixed(Opcode::stream_create, wire::StreamCreate{9, 0, 0}),
+      fixed(Opcode::stream_destroy, wire::Handle{3}),
+      fixed(Opcode::stream_wait, wire::StreamWait{0, 8}),
+      fixed(Opcode::event_record, wire::EventRecord{8, 0, 1}),
+      fixed(Opcode::event_destroy, wire::Handle{8}),
+      fixed(Opcode::synchronize, wire::Handle{wire::kAllStreams}),
+      fixed(Opcode::module_load, wire::ModuleLoad{7, 0, {0, 0}}),
+      fixed(Opcode::module_unload, wire::Handle{5}),
+      fixed(Opcode::kernel_get, wire::KernelGet{10, 5}),
+      fixed(Opcode::launch, wire::Launch{6, 0, {1, 2, 3}, {32, 2, 1}, 0, 0}),
+      {Opcode::counters, {}},
+  };
+  for (Sample& s : v) {
+    if (s.opcode == Opcode::upload) wire::Writer(s.payload).put_bytes("01234567890123456789", 20);
+    if (s.opcode == Opcode::kernel_get) wire::Writer(s.payload).put_string("name");
+    if (s.opcode == Opcode::launch) wire::Writer(s.payload).put_bytes("0123456789", 10);
+  }
+  return v;
+}
+
+}  // namespace
+
+TEST_CASE("decode: every command is accepted as written; every prefix, every excess and stray bulk ends the session") {
+  for (const Sample& s : samples()) {
+    INFO("opcode " << std::hex << static_cast<uint32_t>(s.opcode));
+    Fixture f;
+    for (size_t n = 0; n < s.payload.size(); n += 8) {
+      Failure bad = f.run(s.opcode, std::span(s.payload).first(n));
+      CHECK(bad.error_class == ErrorClass::lost);
+      CHECK(bad.code != 0);
+    }
+    auto longer = s.payload;
+    longer.resize(longer.size() + 8);
+    CHECK(f.run(s.opcode, longer).error_class == ErrorClass::lost);
+    std::vector<std::byte> stray(8);
+    std::span<const std::byte> parts[] = {stray};
+    CHECK(f.run(s.opcode, s.payload, parts).error_class == ErrorClass::lost);
+    CHECK(f.device.calls == 0);
+    Failure good = f.run(s.opcode, s.payload);
+    INFO(good.operation << ": " << good.text);
+    CHECK(good.code == 0);
+  }
+}
+
+TEST_CASE("decode: extents outside live memory are a sticky illegal address and never reach the device") {
+  Fixture f;
+  uint64_t end = kBase + kLive;
+  auto illegal = [&](const Sample& s) {
+    Failure e = f.run(s.opcode, s.payload);
+    CHECK(e.code == cuda_error::illegal_address);
+    CHECK(e.error_class == ErrorClass::sticky);
+  };
+  for (uint64_t a : {uint64_t{0}, kBase - 1, end - 19, end, ~uint64_t{0}}) {
+    illegal(fixed(Opcode::download, wire::Download{0, a, 0, 20, 1}));
+    illegal(fixed(Opcode::push_download, wire::Download{0, a, 0, 20, 1}));
+    illegal(fixed(Opcode::copy, wire::Copy{0, a, 0, kBase, 0, 20, 1}));
+    illegal(fixed(Opcode::copy, wire::Copy{0, kBase, 0, a, 0, 20, 1}));
+    illegal(fixed(Opcode::fill, wire::Fill{0, a, 0, 20, 1, 0, 1}));
+    auto u = fixed(Opcode::upload, wire::Upload{0, a, 20, 20, 1});
+    wire::Writer(u.payload).put_bytes("01234567890123456789", 20);
+    illegal(u);
+  }
+  illegal(fixed(Opcode::download, wire::Download{0, kBase, ~0ull / 2, 8, 5}));
+  illegal(fixed(Opcode::fill, wire::Fill{0, kBase, 1 << 20, 8, 1 << 20, 0, 1}));
+  illegal(fixed(Opcode::copy, wire::Copy{0, kBase, kLive, kBase, 8, 8, 2}));
+  CHECK(f.device.calls == 0);
+}
+
+TEST_CASE("decode: sizes that are no sizes") {
+  Fixture f;
+  auto u = fixed(Opcode::upload, wire::Upload{0, kBase, 1ull << 32, 1ull << 32, 1ull << 32});
+  wire::Writer(u.payload).put_bytes("", 0);
+  CHECK(f.run(Opcode::upload, u.payload).error_class == ErrorClass::lost);  // 2^64 bytes are 0 bytes to a multiplication
+  u = fixed(Opcode::upload, wire::Upload{0, kBase, 8, 8, 2});
+  wire::Writer(u.payload).put_bytes("01234567", 8);
+  CHECK(f.run(Opcode::upload, u.payload).error_class == ErrorClass::lost);
+  auto d = fixed(Opcode::download, wire::Download{0, kBase, 0, 0, ~0ull});
+  CHECK(f.run(Opcode::download, d.payload).code == 0);
+  CHECK(f.run(Opcode::download, fixed(Opcode::download, wire::Download{0, kBase, 0, 8, 1}).payload, {}, 0).code == cuda_error::invalid_value);
+  for (uint32_t element : {0u, 3u, 8u}) CHECK(f.run(Opcode::fill, fixed(Opcode::fill, wire::Fill{0, kBase, 0, 24, 1, 0, element}).payload).code == cuda_error::invalid_value);
+  CHECK(f.run(Opcode::fill, fixed(Opcode::fill, wire::Fill{0, kBase, 0, 6, 1, 0, 4}).payload).code == cuda_error::invalid_value);
+  CHECK(f.run(Opcode::fill, fixed(Opcode::fill, wire::Fill{0, kBase + 2, 0, 8, 1, 0, 4}).payload).code == cuda_error::invalid_value);
+}
+
+TEST_CASE("decode: handles must be known, and new ones must be new") {
+  Fixture f;
+  auto code = [&](const Sample& s) { return f.run(s.opcode, s.payload).code; };
+  const int32_t unknown = cuda_error::invalid_resource_handle, invalid = cuda_error::invalid_value;
+  CHECK(code(fixed(Opcode::stream_destroy, wire::Handle{77})) == unknown);
+  CHECK(code(fixed(Opcode::stream_destroy, wire::Handle{0})) == unknown);
+  CHECK(code(fixed(Opcode::stream_create, wire::StreamCreate{3, 0, 0})) == invalid);
+  CHECK(code(fixed(Opcode::stream_create, wire::StreamCreate{0, 0, 0})) == invalid);
+  CHECK(code(fixed(Opcode::stream_create, wire::StreamCreate{wire::kAllStreams, 0, 0})) == invalid);
+  CHECK(code(fixed(Opcode::synchronize, wire::Handle{77})) == unknown);
+  CHECK(code(fixed(Opcode::stream_wait, wire::StreamWait{77, 1})) == unknown);
+  CHECK(code(fixed(Opcode::event_record, wire::EventRecord{1, 77, 0})) == unknown);
+  CHECK(code(fixed(Opcode::event_record, wire::EventRecord{0, 0, 0})) == invalid);
+  CHECK(code(fixed(Opcode::fill, wire::Fill{77, kBase, 0, 8, 1, 0, 1})) == unknown);
+  CHECK(code(fixed(Opcode::module_unload, wire::Handle{77})) == unknown);
+  CHECK(code(fixed(Opcode::module_load, wire::ModuleLoad{5, 0, {0, 0}})) == invalid);
+  Sample k = fixed(Opcode::kernel_get, wire::KernelGet{10, 77});
+  wire::Writer(k.payload).put_string("x");
+  CHECK(code(k) == unknown);
+  REQUIRE(code(fixed(Opcode::module_unload, wire::Handle{5})) == 0);
+  Sample l = fixed(Opcode::launch, wire::Launch{6, 0, {1, 1, 1}, {1, 1, 1}, 0, 0});
+  wire::Writer(l.payload).put_bytes("", 0);
+  CHECK(code(l) == unknown);  // its module is gone
+}
+
+TEST_CASE("decode: launches outside CUDA's limits are refused") {
+  Fixture f;
+  struct Shape {
+    uint32_t grid[3], block[3];
+  };
+  for (Shape s : {Shape{{0, 1, 1}, {1, 1, 1}}, Shape{{1, 1, 1}, {1, 0, 1}}, Shape{{1, 65536, 1}, {1, 1, 1}}, Shape{{1, 1, 1}, {2048, 1, 1}},
+                  Shape{{1, 1, 1}, {1, 1, 65}}, Shape{{1, 1, 1}, {512, 4, 1}}, Shape{{0x80000000, 1, 1}, {1, 1, 1}}}) {
+    Sample l = fixed(Opcode::launch, wire::Launch{6, 0, {s.grid[0], s.grid[1], s.grid[2]}, {s.block[0], s.block[1], s.block[2]}, 0, 0});
+    wire::Writer(l.payload).put_bytes("", 0);
+    CHECK(f.run(l.opcode, l.payload).code == cuda_error::invalid_value);
+  }
+  CHECK(f.device.calls == 0);
+}
+
+TEST_CASE("decode: memory within the lease only") {
+  Fixture f;
+  auto map = [&](uint64_t bytes) { return f.run(Opcode::map_memory, fixed(Opcode::map_memory, wire::MapMemory{kBase, bytes}).payload).code; };
+  CHECK(map((64 << 20) + wire::kGranule) == cuda_error::memory_allocation);
+  CHECK(map(~0ull) == cuda_error::memory_allocation);
+  CHECK(map(60 << 20) == 0);
+  CHECK(map(6 << 20) == cuda_error::memory_allocation);
+  CHECK(map(4 << 20) == 0);
+}
+
+TEST_CASE("decode: ops without an executor are refused with the reason") {
+  Fixture f;
+  Failure e = f.run(Opcode::op_run, std::vector<std::byte>(16));
+  CHECK(e.code == cuda_error::not_supported);
+  CHECK(e.text.find("there is none in this test") != std::string::npos);
+}
+
+TEST_CASE("decode: noise crashes nothing and never passes the checks") {
+  std::mt19937_64 dice(11);
+  auto all = samples();
+  Fixture f;
+  for (int i = 0; i < 200000; i++) {
+    Sample s = all[dice() % all.size()];
+    for (int flips = static_cast<int>(dice() % 4); flips > 0 && !s.payload.empty(); flips--) s.payload[dice() % s.payload.size()] = std::byte(dice() & 0xff);
+    if (dice() % 8 == 0) s.payload.resize(dice() % 12 * 8);
+    std::vector<std::byte> part(dice() % 64);
+    std::span<const std::byte> parts[] = {part};
+    f.run(s.opcode, s.payload, std::span(parts).first(dice() % 4 == 0));
+    f.session.report().flush(static_cast<uint64_t>(i));
+  }
+  CHECK(f.device.mapped() <= f.session.lease());
+}
