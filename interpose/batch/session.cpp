@@ -118,7 +118,7 @@ std::string open_link(SessionState& s, const std::string& endpoint, bool local) 
     static_cast<Log*>(self)->on_frame({static_cast<const std::byte*>(frame), size}, {bulk, count});
   };
   events.on_lost = [](void* self, const char* reason) {
-    lose_session(reason);  // first the reason: who wakes up asks for it
+    if (phase.load() != Phase::ended) lose_session(reason);  // first the reason: who wakes up asks for it
     static_cast<Log*>(self)->on_lost();
   };
   events.on_tick = [](void* self) { static_cast<Log*>(self)->on_tick(); };
@@ -209,7 +209,7 @@ bool open_session() {
 cudaError_t session_error() {
   switch (phase.load()) {
     case Phase::forked: return cudaErrorInitializationError;
-    case Phase::open: return state->log.lost() ? lost_error() : cudaSuccess;
+    case Phase::open: return !state->log.lost() ? cudaSuccess : sticky_error() ? sticky_error() : lost_error();
     case Phase::ended: return cudaErrorCudartUnloading;  // what CUDA says then, and what PyTorch's destructors expect
     case Phase::closed:
     case Phase::refused: return cudaErrorNoDevice;

@@ -17,6 +17,18 @@ static bool shape_is_legal(const LaunchRequest& r) {
   return r.block.z <= kBlockZMax && uint64_t{r.block.x} * r.block.y * r.block.z <= kThreadsPerBlockMax && r.shared <= kSharedBytesMax;
 }
 
+// The parameters where the kernel wants them. False: they are not as many bytes.
+static bool pack(const LaunchRequest& r, const LaunchableKernel& k, std::byte* to) {
+  if (r.packed) {
+    if (r.packed_bytes > k.param_bytes) return false;
+    std::memcpy(to, r.packed, r.packed_bytes);
+    return true;
+  }
+  if (!r.arguments && !k.params.empty()) return false;
+  for (size_t i = 0; i < k.params.size(); i++) std::memcpy(to + k.params[i].offset, r.arguments[i], k.params[i].size);
+  return true;
+}
+
 cudaError_t launch(const LaunchRequest& r, const char* name) {
   if (!shape_is_legal(r)) return fail(cudaErrorInvalidConfiguration);  // also in a scope: CUDA would say so, and PyTorch expects it
   count(counters().entry_launches);
@@ -27,16 +39,16 @@ cudaError_t launch(const LaunchRequest& r, const char* name) {
   if (!stream_state(reinterpret_cast<uint64_t>(r.stream))) return fail(cudaErrorInvalidResourceHandle);
   const LaunchableKernel& k = launchable(r.function);
   if (!k.id) {
-    say_absent(find_kernel(r.function).name ? find_kernel(r.function).name : name, k.error.c_str());
-    return fail(cudaErrorInvalidDeviceFunction);
+    const char* kernel = find_kernel(r.function).name;
+    say_absent(kernel ? kernel : name, k.error.c_str());
+    return fail(k.code);
   }
   std::vector<std::byte>& payload = scratch();
   wire::Writer w(payload);
   wire::Launch l{k.id, reinterpret_cast<uint64_t>(r.stream), {r.grid.x, r.grid.y, r.grid.z}, {r.block.x, r.block.y, r.block.z}, static_cast<uint32_t>(r.shared), r.cooperative};
   w.put(l);
   w.put<uint64_t>(k.param_bytes);
-  std::byte* packed = w.grow(wire::align8(k.param_bytes));
-  for (size_t i = 0; i < k.params.size(); i++) std::memcpy(packed + k.params[i].offset, r.arguments[i], k.params[i].size);
+  if (!pack(r, k, w.grow(wire::align8(k.param_bytes)))) return fail(cudaErrorInvalidValue);
   uint16_t flags = work == Work::scoped ? uint16_t{wire::kFlagScoped} : uint16_t{0};
   return fail(post(static_cast<uint32_t>(wire::Opcode::launch), flags, payload) ? cudaSuccess : session_error());
 }

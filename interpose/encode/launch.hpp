@@ -7,10 +7,12 @@ namespace djinn {
 struct LaunchRequest {
   const void* function;
   dim3 grid, block;
-  void** arguments;
-  size_t shared;
-  cudaStream_t stream;
-  bool cooperative;
+  void** arguments;  // one pointer per parameter; or null, and
+  const void* packed = nullptr;  // all parameters as the kernel lays them out
+  size_t packed_bytes = 0;
+  size_t shared = 0;
+  cudaStream_t stream = nullptr;
+  bool cooperative = false;
 };
 cudaError_t launch(const LaunchRequest& r, const char* name);
 

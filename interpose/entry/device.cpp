@@ -127,6 +127,8 @@ DJINN_EXPORT CUresult cuDevicePrimaryCtxRetain(CUcontext* context, CUdevice devi
 }
 DJINN_EXPORT CUresult cuCtxGetCurrent(CUcontext* context) {
   if (!context) return CUDA_ERROR_INVALID_VALUE;
+  // The launches of this scope, dropped as they are, would have made the primary context current on a new thread (autograd's); PyTorch warns otherwise.
+  if (scope().depth > 0 && !current_context() && primary_context_active()) set_current_context(primary_context());
   *context = current_context();
   return session() ? CUDA_SUCCESS : CUDA_ERROR_NOT_INITIALIZED;
 }

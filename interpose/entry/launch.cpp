@@ -16,7 +16,7 @@ DJINN_EXPORT void __cudaRegisterFatBinaryEnd(void**) {}
 DJINN_EXPORT void __cudaUnregisterFatBinary(void**) {}
 DJINN_EXPORT char __cudaInitModule(void**) { return 0; }
 DJINN_EXPORT void __cudaRegisterFunction(void** handle, const char* host, char*, const char* name, int, uint3*, uint3*, dim3*, dim3*, int*) {
-  register_kernel(reinterpret_cast<FatbinHandle*>(handle), host, name);
+  register_kernel(reinterpret_cast<LoadedModule*>(handle), host, name);
 }
 DJINN_EXPORT void __cudaRegisterVar(void**, char*, char*, const char*, int, size_t, int, int) {}
 
@@ -48,19 +48,19 @@ DJINN_EXPORT cudaError_t __cudaGetKernel(cudaKernel_t* kernel, const void* host)
   return cudaSuccess;
 }
 DJINN_EXPORT cudaError_t __cudaLaunchKernel(cudaKernel_t kernel, dim3 grid, dim3 block, void** arguments, size_t shared, cudaStream_t stream) {
-  return launch({kernel, grid, block, arguments, shared, stream, false}, "cudaLaunchKernel");
+  return launch({kernel, grid, block, arguments, nullptr, 0, shared, stream}, "cudaLaunchKernel");
 }
 }
 
 DJINN_EXPORT cudaError_t cudaLaunchKernel(const void* function, dim3 grid, dim3 block, void** arguments, size_t shared, cudaStream_t stream) {
-  return launch({function, grid, block, arguments, shared, stream, false}, "cudaLaunchKernel");
+  return launch({function, grid, block, arguments, nullptr, 0, shared, stream}, "cudaLaunchKernel");
 }
 DJINN_EXPORT cudaError_t cudaLaunchCooperativeKernel(const void* function, dim3 grid, dim3 block, void** arguments, size_t shared, cudaStream_t stream) {
-  return launch({function, grid, block, arguments, shared, stream, true}, "cudaLaunchCooperativeKernel");
+  return launch({function, grid, block, arguments, nullptr, 0, shared, stream, true}, "cudaLaunchCooperativeKernel");
 }
 DJINN_EXPORT cudaError_t cudaLaunchKernelExC(const cudaLaunchConfig_t* c, const void* function, void** arguments) {
   if (!c) return fail(cudaErrorInvalidValue);
-  return launch({function, c->gridDim, c->blockDim, arguments, c->dynamicSmemBytes, c->stream, false}, "cudaLaunchKernelExC");
+  return launch({function, c->gridDim, c->blockDim, arguments, nullptr, 0, c->dynamicSmemBytes, c->stream}, "cudaLaunchKernelExC");
 }
 
 // Fixed answers of a plausible kernel: PyTorch derives launch shapes from them, never results.

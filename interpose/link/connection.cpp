@@ -63,6 +63,7 @@ void Connection::close(int linger_ms) {
 bool Connection::alive() {
   while (auto e = transport::read_monitor(monitor_)) switch (e->event) {
       case ZMQ_EVENT_CONNECTED:
+        reached_ = true;
         fd_ = e->value;
         if (fstat(fd_, &identity_) != 0) fd_ = -1;
         break;
@@ -70,7 +71,7 @@ bool Connection::alive() {
       default:  // libzmq's numbers: the others that are subscribed to are ends
         failed_ = true;
         if (!why_.empty()) break;
-        why_ = handshaken_ ? "the connection was closed" : fd_ >= 0 ? "what listens there does not speak ZeroMQ's protocol" : "nobody listens there";
+        why_ = handshaken_ ? "the connection was closed" : reached_ ? "what listens there does not speak ZeroMQ's protocol" : "nobody listens there";
     }
   return !failed_;
 }

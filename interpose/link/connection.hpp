@@ -31,7 +31,7 @@ class Connection {
   // Reads the monitor, on the one thread that waits on monitor_descriptor(). False once the peer is known to be gone or unreachable; why() says how.
   bool alive();
   const std::string& why() const { return why_; }
-  bool reached() const { return fd_ >= 0; }  // somebody accepted the connection, once
+  bool reached() const { return reached_; }  // somebody accepted the connection, once
   int monitor_descriptor() const { return monitor_fd_; }
 
   // The user at the other end of an ipc connection, as the kernel knows it.
@@ -58,7 +58,7 @@ class Connection {
   int monitor_fd_ = -1;
   int fd_ = -1;
   struct stat identity_ {};  // of fd_: its number may belong to somebody else once the connection is gone
-  bool handshaken_ = false;
+  bool reached_ = false, handshaken_ = false;
   bool failed_ = false;
   std::string why_;
   uint64_t received_ = 0, acknowledged_ = 0;

@@ -6,8 +6,8 @@ api = Api("driver", "cuda.h", "cu[A-Z]", "CUresult", success="CUDA_SUCCESS", uns
 
 api.local("cuInit cuDeviceGet cuDeviceGetAttribute", "the device's description came with the session")
 api.local("cuCtxGetCurrent cuCtxSetCurrent cuDevicePrimaryCtxGetState cuDevicePrimaryCtxRetain", "the primary context is this process's session")
-api.local("cuGetErrorString cuPointerGetAttribute")
-api.absent("cuModule{Load,LoadData,LoadDataEx,Unload,GetFunction} cuLaunchKernel cuLaunchCooperativeKernel cuLink{Create,AddData}_v2 cuLinkComplete"
-           " cuFuncGetAttribute cuFuncSetAttribute cuFuncSetCacheConfig cuOccupancyMaxActiveBlocksPerMultiprocessor",
-           "code that is loaded at run time has nowhere to run yet")
+api.local("cuGetErrorString cuPointerGetAttribute cuFunc{Get,Set}Attribute cuFuncSetCacheConfig cuOccupancyMaxActiveBlocksPerMultiprocessor")
+api.custom("cuModule{Load,LoadData,LoadDataEx,Unload,GetFunction}", "a module travels when a kernel of it is first launched")
+api.custom("cuLaunchKernel cuLaunchCooperativeKernel", "parameter sizes come from the kernel's own metadata")
+api.absent("cuLink{Create,AddData}_v2 cuLinkComplete", "linking device code at run time is a later issue")
 api.rest("not needed by the op level; a later issue completes the call level")

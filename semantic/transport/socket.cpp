@@ -98,7 +98,13 @@ std::string Socket::connect(const std::string& endpoint) try {
   return "cannot connect to " + endpoint + ": " + e.what();
 }
 
-std::string Socket::endpoint() const { return const_cast<zmq::socket_t&>(socket_).get(zmq::sockopt::last_endpoint); }
+std::string Socket::endpoint() const {
+  std::string text = const_cast<zmq::socket_t&>(socket_).get(zmq::sockopt::last_endpoint);
+  // IPv6 is switched on, so libzmq writes IPv4 addresses as tcp://[::ffff:127.0.0.1]:5555; everybody else does not
+  constexpr std::string_view kMapped = "tcp://[::ffff:";
+  if (size_t end = text.find(']'); text.rfind(kMapped, 0) == 0 && text.find('.') < end && end != text.npos) text = "tcp://" + text.substr(kMapped.size(), end - kMapped.size()) + text.substr(end + 1);
+  return text;
+}
 
 std::string Socket::monitor(int events) {
   static std::atomic<uint64_t> number{0};

@@ -1,4 +1,4 @@
-// Kernel launches: limits that a client must have kept, the kernel's handle, then the device.
+// Kernel launches: limits that a client must have kept, the kernel's handle, then the check layer or the device.
 #include "server/decode/decode.hpp"
 
 namespace djinn::server::decode {
@@ -13,6 +13,13 @@ static bool within_limits(const wire::Launch& l) {
   return threads <= 1024;
 }
 
+static Failure validate(Session& s, const Kernel& kernel, const wire::Launch& l, std::span<const std::byte> parameters) {
+  s.scope_check().saw_words(parameters);
+  Failure f = check::validate_launch(s, kernel, l, parameters);
+  ++(f.code ? s.counts().violations : s.counts().launches_validated);
+  return f;
+}
+
 Failure launch(Session& s, const Command& c) {
   wire::Reader r(c.payload);
   auto l = r.get<wire::Launch>();
@@ -22,7 +29,12 @@ Failure launch(Session& s, const Command& c) {
   if (!s.known_stream(l.stream)) return unknown_handle("launch", "stream", l.stream);
   auto kernel = s.kernels.find(l.kernel);
   if (kernel == s.kernels.end()) return unknown_handle("launch", "kernel", l.kernel);
-  Failure f = s.device().launch(kernel->second.name, l, parameters);
+  bool scoped = c.head.flags & wire::kFlagScoped;
+  if (scoped && !s.opened().checks) return invalid("launch", "a scoped launch for a server that does not validate (--check)");
+  Failure f;
+  if (s.opened().checks) f = validate(s, kernel->second, l, parameters);
+  if (f.code || scoped || s.blind()) return f;
+  f = s.device().launch(kernel->second.name, l, parameters);
   if (f.code) ++s.counts().launches_refused;
   return f;
 }

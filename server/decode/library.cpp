@@ -22,7 +22,8 @@ Failure run_library_call(Session& s, const Command& c) {
   const LibraryCall* call = find_library(c.head.opcode);
   if (!c.bulk.empty()) return malformed(call->name.data());
   SessionContext context(s);
-  context.validate_only = c.head.flags & wire::kFlagScoped;
+  context.validate_only = (c.head.flags & wire::kFlagScoped) || s.blind();
+  if (s.opened().checks) s.scope_check().saw_words(c.payload);
   context.blas().set_threads(s.opened().threads);
   ++s.counts().calls;
   wire::Reader r(c.payload);

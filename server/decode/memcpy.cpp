@@ -2,6 +2,9 @@
 // illegal address, as on a GPU. Host rows travel packed, over as many parts as the sender liked.
 #include <fmt/format.h>
 
+#include <algorithm>
+#include <cstring>
+
 #include "server/decode/decode.hpp"
 
 namespace djinn::server::decode {
@@ -29,7 +32,7 @@ Failure gather(Session& s, const char* command, const wire::Download& d, bool ma
   if (!packed(d.width, d.height, total) || total > wire::kBulkBytesMax * (wire::kBulkPartsMax / 2)) return invalid(command, "more bytes than one command may carry");
   s.await_bulk_room();
   bool contiguous = d.height == 1 || d.pitch == d.width;
-  const std::byte* direct = may_borrow && contiguous && total >= kBorrowBytesMin ? s.device().host_view(d.address, total) : nullptr;
+  const std::byte* direct = may_borrow && contiguous && !s.blind() && total >= kBorrowBytesMin ? s.device().host_view(d.address, total) : nullptr;
   for (uint64_t first = 0; first < total; first += wire::kBulkBytesMax) {
     uint64_t n = std::min(wire::kBulkBytesMax, total - first);
     if (direct) {
@@ -37,7 +40,8 @@ Failure gather(Session& s, const char* command, const wire::Download& d, bool ma
       continue;
     }
     auto rows = std::make_unique_for_overwrite<std::byte[]>(n);
-    s.device().download(d, first, {rows.get(), n});
+    if (s.blind()) std::memset(rows.get(), 0, n);
+    else s.device().download(d, first, {rows.get(), n});
     parts.push_back(s.report().own(std::move(rows), n));
   }
   return {};

@@ -1,21 +1,33 @@
-// Op records go to the executor as they are: the coordinates of op.hpp are read by execute/cpu/aten/decode, the mirror of hooks/torch/encode.
+// Op records go to the executor as they are: the words of op.hpp are read by execute/cpu/aten/decode, the mirror of hooks/torch/encode.
+#include "semantic/wire/op.hpp"
 #include "server/decode/decode.hpp"
 
 namespace djinn::server::decode {
+
+// The check layer reads along: which tensors there are, and whether a scope's calls carried an address of them.
+static Failure validate(Session& s, wire::Opcode opcode, std::span<const std::byte> payload) {
+  if (opcode == wire::Opcode::tensor_define) s.scope_check().define(payload);
+  if (opcode == wire::Opcode::tensor_forget) s.scope_check().forget(payload);
+  if (opcode != wire::Opcode::op_run && opcode != wire::Opcode::op_query) return {};
+  Failure f = s.scope_check().end(payload);
+  if (f.code) ++s.counts().violations;
+  return f;
+}
 
 Failure op(Session& s, const Command& c) {
   if (!c.bulk.empty()) return malformed("op");
   auto opcode = static_cast<wire::Opcode>(c.head.opcode);
   if (opcode == wire::Opcode::op_run || opcode == wire::Opcode::op_query) ++s.counts().ops;
-  return s.run_op(c);
+  Failure checked = s.opened().checks ? validate(s, opcode, c.payload) : Failure{};
+  Failure f = s.run_op(c);
+  return f.code ? f : checked;
 }
 
 Failure scope(Session& s, const Command& c) {
-  struct {
-    uint32_t id, op;
-  } scope;
+  wire::op::Scope scope;
   if (!read_all(c, scope)) return malformed("scope");
   if (!s.opened().checks) return invalid("scope", "sent to a server that does not validate (--check)");
+  s.scope_check().begin(scope.id);
   return {};
 }
 

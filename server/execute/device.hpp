@@ -53,9 +53,9 @@ class Device {
   // Nanoseconds of the device's clock when everything issued on the stream so far is done.
   virtual uint64_t timestamp(uint64_t stream) = 0;
   // `kernel` is the mangled name. The CPU device runs kernels that carry PTX (later) and refuses SASS by name.
+  virtual Failure launch(const std::string& kernel, const wire::Launch& l, std::span<const std::byte> parameters) = 0;
   // The products of its BLAS (server/execute/blas.hpp).
   virtual const Blas& blas() const = 0;
-  virtual Failure launch(const std::string& kernel, const wire::Launch& l, std::span<const std::byte> parameters) = 0;
 };
 
 std::unique_ptr<Device> make_cpu_device(uint64_t total_memory);

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "semantic/wire/control.hpp"
+#include "server/execute/check/check.hpp"
 #include "server/execute/device.hpp"
 #include "server/session/door.hpp"
 #include "server/session/report.hpp"
@@ -45,6 +46,8 @@ struct Module {
 struct Kernel {
   uint64_t module = 0;
   std::string name;
+  uint32_t param_bytes = 0;  // as the cubin says; --check only
+  std::string problem;       // why it says nothing; --check only
 };
 
 class Session {
@@ -75,6 +78,9 @@ class Session {
   Report& report() { return report_; }
   Counts& counts() { return counts_; }
   const wire::control::Opened& opened() const { return setup_.opened; }
+  // --check without ops: every call is validated and none computed; what comes back is zeros.
+  bool blind() const { return setup_.opened.checks && setup_.opened.level == wire::control::Level::call; }
+  check::ScopeCheck& scope_check() { return scope_check_; }
   uint64_t lease() const { return lease_; }
   uint64_t change_lease(uint64_t wanted);
   void memory_changed();
@@ -89,6 +95,7 @@ class Session {
   std::unordered_map<uint64_t, uint64_t> events;  // id → nanoseconds of the last record
   std::unordered_map<uint64_t, Module> modules;
   std::unordered_map<uint64_t, Kernel> kernels;
+  uint64_t image_bytes = 0;  // kept in modules
   bool known_stream(uint64_t id) const { return streams.count(id) != 0; }
   Failure run_op(const Command& c);
 
@@ -101,6 +108,7 @@ class Session {
   Setup setup_;
   Report report_;
   Counts counts_;
+  check::ScopeCheck scope_check_;
   uint64_t lease_;
   uint64_t executed_ = 0;
   std::optional<Failure> sticky_;

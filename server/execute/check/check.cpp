@@ -2,6 +2,7 @@
 #include "server/execute/check/check.hpp"
 
 #include <algorithm>
+#include <cstring>
 
 #include "semantic/module/module.hpp"
 #include "semantic/wire/op.hpp"
@@ -9,28 +10,23 @@
 
 namespace djinn::server::check {
 
-// Limits of every device that we describe (compute capability 7.5 and up).
-constexpr uint64_t kThreadsPerBlock = 1024, kGridX = 2147483647, kGridYZ = 65535, kBlockZ = 64;
+// Words of one scope's launches: a few hundred launches of at most 4,096 words. Beyond this the scope is not judged rather than remembered.
+constexpr size_t kScopeWordsMax = 1 << 20;
 
 static Failure violation(const Kernel& kernel, std::string text) { return {cuda_error::invalid_value, wire::ErrorClass::exception, kernel.name, "check: " + std::move(text)}; }
 
-static const char* shape_problem(const wire::Launch& l) {
-  for (int i = 0; i < 3; i++)
-    if (!l.grid[i] || !l.block[i]) return "an empty grid or block";
-  if (uint64_t{l.block[0]} * l.block[1] * l.block[2] > kThreadsPerBlock || l.block[2] > kBlockZ) return "a block of more than 1,024 threads";
-  if (l.grid[0] > kGridX || l.grid[1] > kGridYZ || l.grid[2] > kGridYZ) return "a grid beyond the device's limits";
-  return nullptr;
+void describe_kernel(const Module& module, Kernel& kernel) {
+  auto found = module::find_kernel(module.image, kernel.name);
+  if (found) kernel.param_bytes = found->param_bytes;
+  else kernel.problem = found.error();
 }
 
 Failure validate_launch(Session& s, const Kernel& kernel, const wire::Launch& l, std::span<const std::byte> parameters) {
-  if (auto problem = shape_problem(l)) return violation(kernel, problem);
-  if (!s.streams.contains(l.stream)) return violation(kernel, "unknown stream " + std::to_string(l.stream));
-  auto image = s.modules.find(kernel.module);
-  if (image == s.modules.end()) return violation(kernel, "its module is not loaded");
-  auto found = module::find_kernel(image->second.image, kernel.name);
-  if (!found) return violation(kernel, "not in its module: " + std::string(found.error()));
-  if (found->param_bytes != parameters.size())
-    return violation(kernel, std::to_string(parameters.size()) + " bytes of parameters, the cubin says " + std::to_string(found->param_bytes));
+  if (!s.known_stream(l.stream)) return violation(kernel, "unknown stream " + std::to_string(l.stream));
+  if (!s.modules.count(kernel.module)) return violation(kernel, "its module is not loaded");
+  if (!kernel.problem.empty()) return violation(kernel, kernel.problem);
+  if (kernel.param_bytes != parameters.size())
+    return violation(kernel, std::to_string(parameters.size()) + " bytes of parameters, the cubin says " + std::to_string(kernel.param_bytes));
   return {};
 }
 
@@ -43,6 +39,10 @@ void ScopeCheck::begin(uint32_t id) {
 void ScopeCheck::saw_words(std::span<const std::byte> p) {
   if (!scope_) return;
   any_ = true;
+  if (words_.size() + p.size() / 8 > kScopeWordsMax) {
+    scope_ = 0;
+    return;
+  }
   for (size_t i = 0; i + 8 <= p.size(); i += 8) {
     uint64_t w;
     std::memcpy(&w, p.data() + i, 8);
@@ -54,6 +54,10 @@ void ScopeCheck::define(std::span<const std::byte> payload) {
   wire::Reader r(payload);
   auto d = r.get<wire::op::TensorDefine>();
   if (r.ok() && d.id < wire::kTensorIdsMax) tensors_[d.id] = {d.address, d.address + d.storage_bytes};
+}
+
+void ScopeCheck::forget(std::span<const std::byte> payload) {
+  for (uint32_t id : wire::Reader(payload).get_array<uint32_t>(wire::kTensorIdsMax)) tensors_.erase(id);
 }
 
 bool ScopeCheck::carried(uint32_t tensor) const {

@@ -1,12 +1,12 @@
 // `--check`: a layer over whatever device computes. It validates each forwarded call: a launch resolves to a kernel of the uploaded module, its
-// parameter bytes are as many as the cubin says, its shape is within the device's limits; and, with ops, each op scope that launched anything has a
-// launch or a library call that carries one of the op's output addresses. What it finds is counted as a violation and reported as an error.
+// parameter bytes are as many as the cubin says, its handles are live and its shape is within the device's limits; and, with ops, each op scope that
+// launched anything has a launch or a library call that carries an address of the op's tensors. What it finds is counted as a violation and reported as an
+// error. It never computes: scoped calls are the op's work already, and without ops ("blind") nobody computes.
 #pragma once
 #include <cstdint>
 #include <span>
 #include <string>
 #include <unordered_map>
-#include <unordered_set>
 #include <vector>
 
 #include "semantic/wire/command.hpp"
@@ -15,10 +15,13 @@
 namespace djinn::server {
 class Session;
 struct Kernel;
+struct Module;
 }  // namespace djinn::server
 
 namespace djinn::server::check {
 
+// What the module's cubin says of a kernel, noted once so that a launch costs a comparison.
+void describe_kernel(const Module& module, Kernel& kernel);
 // Success, or what is wrong with the launch.
 Failure validate_launch(Session& s, const Kernel& kernel, const wire::Launch& launch, std::span<const std::byte> parameters);
 
@@ -27,9 +30,10 @@ class ScopeCheck {
  public:
   void begin(uint32_t id);
   void saw_words(std::span<const std::byte> parameters);
-  // tensor_define: where a tensor id lies.
+  // tensor_define: where a tensor id lies. tensor_forget: it lies nowhere.
   void define(std::span<const std::byte> payload);
-  // op_run of scope `id`: success, or the op whose work carried none of its outputs.
+  void forget(std::span<const std::byte> payload);
+  // op_run or op_query of a scope: success, or the op whose work carried none of its tensors.
   Failure end(std::span<const std::byte> op_payload);
 
  private:

@@ -116,7 +116,8 @@ TEST_CASE("the hook's table answers what the server said at open") {
   CHECK(host->scope() == &scope());
   CHECK(host->stream_capturing(nullptr) == 0);
   uint64_t word = 1;
-  CHECK(host->post(static_cast<uint32_t>(Opcode::op_run), 0, &word, sizeof word) == session()->log.last());
+  Ticket t = host->post(static_cast<uint32_t>(Opcode::op_run), 0, &word, sizeof word);
+  CHECK(t == session()->log.last());
 }
 
 TEST_CASE("every code has its name and its text") {

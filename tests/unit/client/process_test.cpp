@@ -17,7 +17,7 @@ using wire::ErrorClass;
 using wire::Opcode;
 
 namespace {
-const std::string kServer = "DJINN_SERVER=tcp://127.0.0.1:1", kQuiet = "DJINN_SUMMARY=off";
+const std::string kServer = "DJINN_SERVER=tcp://127.0.0.1:1", kQuiet = "DJINN_SUMMARY=off", kSummary = "DJINN_SUMMARY=on";
 size_t lines_of_djinn(const std::string& output) {
   size_t n = 0;
   for (size_t at = 0; (at = output.find("djinn: ", at)) != std::string::npos; at++) ++n;
@@ -124,20 +124,7 @@ TEST_CASE("a lost session ends waits, names the server in every error, and takes
   CHECK(lines_of_djinn(done.output) == 1);
 }
 
-TEST_CASE("child: sticky", "[.][sticky]") {
-  REQUIRE(cudaSetDevice(0) == cudaSuccess);
-  void* p = nullptr;
-  REQUIRE(cudaMalloc(&p, 1000) == cudaSuccess);
-  SECTION("of a post") {
-    fake().fail_next(Opcode::fill, {cudaErrorIllegalAddress, ErrorClass::sticky, "fill", "outside"});
-    CHECK(cudaMemset(p, 0, 1000) == cudaSuccess);
-    CHECK(cudaDeviceSynchronize() == cudaErrorIllegalAddress);
-  }
-  SECTION("of a call") {
-    fake().fail_next(Opcode::download, {cudaErrorIllegalAddress, ErrorClass::sticky, "fill", "outside"});
-    char byte;
-    CHECK(cudaMemcpy(&byte, p, 1, cudaMemcpyDeviceToHost) == cudaErrorIllegalAddress);
-  }
+static void is_sticky(void* p) {
   for (int i = 0; i < 2; i++) {
     CHECK(cudaGetLastError() == cudaErrorIllegalAddress);
     CHECK(cudaDeviceSynchronize() == cudaErrorIllegalAddress);
@@ -146,11 +133,29 @@ TEST_CASE("child: sticky", "[.][sticky]") {
     CHECK(contains(cudaGetErrorString(cudaErrorIllegalAddress), "fill: outside"));
   }
 }
+TEST_CASE("child: sticky post", "[.][sticky-post]") {
+  void* p = nullptr;
+  REQUIRE(cudaMalloc(&p, 1000) == cudaSuccess);
+  fake().fail_next(Opcode::fill, {cudaErrorIllegalAddress, ErrorClass::sticky, "fill", "outside"});
+  CHECK(cudaMemset(p, 0, 1000) == cudaSuccess);
+  CHECK(cudaDeviceSynchronize() == cudaErrorIllegalAddress);
+  is_sticky(p);
+}
+TEST_CASE("child: sticky call", "[.][sticky-call]") {
+  void* p = nullptr;
+  REQUIRE(cudaMalloc(&p, 1000) == cudaSuccess);
+  fake().fail_next(Opcode::download, {cudaErrorIllegalAddress, ErrorClass::sticky, "fill", "outside"});
+  char byte;
+  CHECK(cudaMemcpy(&byte, p, 1, cudaMemcpyDeviceToHost) == cudaErrorIllegalAddress);
+  is_sticky(p);
+}
 
 TEST_CASE("a sticky error stays, whether it came with a post or with a call") {
-  auto done = run_case("sticky", {kServer, kQuiet});
-  INFO(done.output);
-  CHECK(done.status == 0);
+  for (auto tag : {"sticky-post", "sticky-call"}) {
+    auto done = run_case(tag, {kServer, kQuiet});
+    INFO(done.output);
+    CHECK(done.status == 0);
+  }
 }
 
 // ---- fork ----
@@ -189,7 +194,7 @@ TEST_CASE("child: fork first", "[.][fork-first]") {
 
 TEST_CASE("after a fork the child gets CUDA's own error and the parent goes on; before the first call a fork is free") {
   for (auto tag : {"fork", "fork-first"}) {
-    auto done = run_case(tag, {kServer});
+    auto done = run_case(tag, {kServer, kSummary});
     INFO(done.output);
     CHECK(done.status == 0);
     CHECK(lines_of_djinn(done.output) <= 1);  // the child says nothing at its end
@@ -206,12 +211,12 @@ TEST_CASE("child: some work", "[.][some-work]") {
 TEST_CASE("child: no work", "[.][no-work]") { CHECK(cudaGetLastError() == cudaSuccess); }
 
 TEST_CASE("the last line names who computed; it can be switched off, and programs without CUDA do not have it") {
-  auto done = run_case("some-work", {kServer});
+  auto done = run_case("some-work", {kServer, kSummary});
   INFO(done.output);
   CHECK(lines_of_djinn(done.output) == 1);
   CHECK(contains(done.output, "djinn: 0 ops, "));
   CHECK(contains(done.output, "computed by djinn-gpu-server (pid 123, worker 124) on host nowhere, "));
   CHECK(contains(done.output, "Fake device"));
   CHECK(lines_of_djinn(run_case("some-work", {kServer, kQuiet}).output) == 0);
-  CHECK(lines_of_djinn(run_case("no-work", {kServer}).output) == 0);
+  CHECK(lines_of_djinn(run_case("no-work", {kServer, kSummary}).output) == 0);
 }

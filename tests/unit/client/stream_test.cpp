@@ -149,6 +149,7 @@ TEST_CASE("elapsed times are the device's") {
   CHECK(cudaEventElapsedTime(&ms, b, a) == cudaSuccess);
   CHECK(ms == Approx(-1.0f));
   CHECK(cudaEventElapsedTime(&ms, a, untimed) == cudaErrorInvalidResourceHandle);
+  CHECK(cudaGetLastError() == cudaErrorInvalidResourceHandle);
   s.link.automatic = false;
   REQUIRE(cudaEventRecord(b, nullptr) == cudaSuccess);
   CHECK(cudaEventElapsedTime(&ms, a, b) == cudaErrorNotReady);  // recorded anew and not there yet

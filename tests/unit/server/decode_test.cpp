@@ -4,6 +4,7 @@
 #include <random>
 
 #include "server/decode/decode.hpp"
+#include "server/execute/blas.hpp"
 #include "tests/unit/catch.hpp"
 
 using namespace djinn;
@@ -33,6 +34,7 @@ class CountingDevice final : public Device {
   void upload(const wire::Upload&, std::span<const std::byte> host, uint64_t) override { ++calls, bytes += host.size(); }
   void download(const wire::Download&, uint64_t, std::span<std::byte> host) override { ++calls, bytes += host.size(); }
   const std::byte* host_view(uint64_t, uint64_t) override { return nullptr; }
+  const Blas& blas() const override { return cpu_blas(); }
   void copy(const wire::Copy&) override { ++calls; }
   void fill(const wire::Fill&) override { ++calls; }
   uint64_t timestamp(uint64_t) override { return ++calls; }
