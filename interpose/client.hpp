@@ -27,10 +27,10 @@ djinn_scope& scope();
 
 // What an entry point does with device work (a launch, a fill, a void library call).
 enum class Work : uint8_t {
-  run,      // outside every scope: encode and post
-  drop,     // inside an op scope: the op computes it; return success
-  scoped,   // inside an op scope under --check: encode and post with wire::kFlagScoped
-  refuse,   // no session (no server, lost, forked child): return the error in last_session_error()
+  run,     // outside every scope: encode and post
+  drop,    // inside an op scope: the op computes it; return success
+  scoped,  // inside an op scope under --check: encode and post with wire::kFlagScoped
+  refuse,  // no session (no server, lost, forked child): return the error in last_session_error()
 };
 // `name` is the entry point, for statistics and for the invariant that at op level nothing runs outside a scope.
 Work begin_work(const char* name);
@@ -46,10 +46,10 @@ cudaError_t session_error();
 Ticket post(uint32_t opcode, uint16_t flags, std::span<const std::byte> payload, std::span<const djinn_part> bulk = {});
 
 struct Reply {
-  int32_t status = 0;  // cudaError_t
-  std::vector<std::byte> payload;           // after wire::Reply
+  int32_t status = 0;              // cudaError_t
+  std::vector<std::byte> payload;  // after wire::Reply
   std::vector<std::vector<std::byte>> bulk;
-  std::string error;                        // operation and reason, when status != 0
+  std::string error;  // operation and reason, when status != 0
 };
 // A round trip: posts, flushes, waits for the reply or for the loss of the session.
 Reply call(uint32_t opcode, uint16_t flags, std::span<const std::byte> payload, std::span<const djinn_part> bulk = {});

@@ -4,12 +4,12 @@
 #include <sched.h>
 #include <unistd.h>
 
+#include <toml++/toml.h>
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <charconv>
 #include <fstream>
 #include <sstream>
-#include <toml++/toml.h>
 
 #include "semantic/wire/limits.hpp"
 
@@ -80,7 +80,8 @@ std::string set_data_ports(Options& o, const std::string& s) {
 }
 
 std::string set_torch(Options& o, const std::string& s) {
-  if (access((s + "/version.py").c_str(), R_OK) != 0) return quoted(s) + " holds no version.py: name the torch package's own folder (…/site-packages/torch)";
+  if (access((s + "/version.py").c_str(), R_OK) != 0)
+    return quoted(s) + " holds no version.py: name the torch package's own folder (…/site-packages/torch)";
   o.torch.push_back(s);
   return {};
 }
@@ -125,7 +126,8 @@ const Setting kSettings[] = {
     {"listen", Shape::list, "ENDPOINT",
      "tcp://HOST:PORT or ipc://PATH, repeatable (default tcp://127.0.0.1:5555). The front door is the next port, or PATH.data", set_listen},
     {"data-ports", Shape::value, "FIRST[-LAST]", "Ports of the workers on TCP (default 5557-65535, the first free ones; 0: any)", set_data_ports},
-    {"torch", Shape::list, "DIR", "A torch package (…/site-packages/torch) whose libtorch executes ops, repeatable: one per minor version", set_torch},
+    {"torch", Shape::list, "DIR", "A torch package (…/site-packages/torch) whose libtorch executes ops, repeatable: one per minor version",
+     set_torch},
     {"client-torch", Shape::flag, "", "Over ipc, a client whose torch version is not given by --torch brings its own folder",
      [](Options& o, const std::string& s) { return set_flag(o.client_torch, s); }},
     {"op-library", Shape::list, "FILE", "A shared object with more ops, repeatable", set_op_library},
@@ -251,8 +253,9 @@ std::string complete(Options& o) {
   }
   for (const auto& e : o.listen)
     if (!e.is_loopback() && !o.allow_unauthenticated)
-      return e.text() + " is not a loopback address, and there is no authentication yet: anybody who reaches it could compute here. "
-                        "--allow-unauthenticated listens all the same";
+      return e.text() +
+             " is not a loopback address, and there is no authentication yet: anybody who reaches it could compute here. "
+             "--allow-unauthenticated listens all the same";
   if (!o.memory) o.memory = machine_memory() / 2;
   o.memory &= ~(wire::kGranule - 1);
   if (!o.threads) o.threads = std::max(1u, usable_cores() - 1);
@@ -313,7 +316,8 @@ std::variant<Options, Said> parse_options(int argc, const char* const* argv, con
   Source command, from_environment, from_file;
   for (const Setting& s : kSettings) {
     if (handles[s.name]->count() == 0) continue;
-    command[s.name] = {"--" + std::string(s.name), s.shape == Shape::flag ? std::vector<std::string>{flags[s.name] ? "true" : "false"} : values[s.name]};
+    command[s.name] = {"--" + std::string(s.name),
+                       s.shape == Shape::flag ? std::vector<std::string>{flags[s.name] ? "true" : "false"} : values[s.name]};
   }
   std::string error = read_environment(environment, from_environment);
   if (error.empty() && !config.empty()) error = read_file(config, from_file);

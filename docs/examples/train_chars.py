@@ -89,7 +89,7 @@ def train(model, optimizer, stream, autocast, options):
     history, waiting, begin = [], [], time.perf_counter()
     model.train()
     for step in range(1, options.steps + 1):
-        x, y = (t.to(options.device) for t in next(stream))
+        x, y = (t.to(options.device, non_blocking=True) for t in next(stream))
         with autocast():
             loss = F.cross_entropy(model(x).flatten(0, 1), y.flatten())
         optimizer.zero_grad()

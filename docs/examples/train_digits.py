@@ -41,7 +41,7 @@ def train_epoch(model, optimizer, images, labels, order, options):
     """One pass over the data. The losses stay on the device until the epoch is over, unless every step is to be looked at."""
     losses = []
     for batch in order.split(options.batch):
-        x, y = images[batch].to(options.device), labels[batch].to(options.device)
+        x, y = (t[batch].to(options.device, non_blocking=True) for t in (images, labels))
         loss = F.cross_entropy(model(x), y)
         optimizer.zero_grad()
         loss.backward()

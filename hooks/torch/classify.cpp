@@ -11,16 +11,51 @@ namespace djinn::hook {
 
 namespace {
 
-// Allocation, relabelling and transfers: no device work of their own, or work whose inner ops get scopes of their own. Some alias without declaring it.
+// Allocation, relabelling and transfers: no device work of their own, or work whose inner ops get scopes of their own. Some alias without declaring
+// it.
 const std::unordered_set<std::string>& pass_through() {
-  static const auto* names = new std::unordered_set<std::string>{
-      "aten::empty", "aten::empty_strided", "aten::empty_like", "aten::empty_permuted", "aten::new_empty", "aten::new_empty_strided", "aten::_empty_affine_quantized",
-      "aten::_empty_per_channel_affine_quantized", "aten::empty_quantized", "aten::_efficientzerotensor", "aten::resize", "aten::resize_", "aten::_resize_output_", "aten::set_",
-      "aten::set_data", "aten::record_stream", "aten::is_pinned", "aten::_pin_memory", "aten::lift", "aten::lift_fresh", "aten::_sparse_coo_tensor_with_dims",
-      "aten::_sparse_coo_tensor_with_dims_and_tensors", "aten::_sparse_compressed_tensor_with_dims", "aten::_coalesced_", "aten::_coalesced", "aten::_local_scalar_dense",
-      "aten::_assert_async", "aten::_nested_view_from_buffer", "aten::resize_as_sparse_", "aten::sparse_resize_", "aten::sparse_resize_and_clear_", "aten::_to_copy", "aten::clone",
-      "aten::contiguous", "aten::_copy_from", "aten::_copy_from_and_resize", "aten::_cudnn_init_dropout_state", "aten::_unsafe_view", "aten::_reshape_alias", "aten::_conj",
-      "aten::_neg_view", "aten::_nested_tensor_from_tensor_list"};
+  static const auto* names = new std::unordered_set<std::string>{"aten::empty",
+                                                                 "aten::empty_strided",
+                                                                 "aten::empty_like",
+                                                                 "aten::empty_permuted",
+                                                                 "aten::new_empty",
+                                                                 "aten::new_empty_strided",
+                                                                 "aten::_empty_affine_quantized",
+                                                                 "aten::_empty_per_channel_affine_quantized",
+                                                                 "aten::empty_quantized",
+                                                                 "aten::_efficientzerotensor",
+                                                                 "aten::resize",
+                                                                 "aten::resize_",
+                                                                 "aten::_resize_output_",
+                                                                 "aten::set_",
+                                                                 "aten::set_data",
+                                                                 "aten::record_stream",
+                                                                 "aten::is_pinned",
+                                                                 "aten::_pin_memory",
+                                                                 "aten::lift",
+                                                                 "aten::lift_fresh",
+                                                                 "aten::_sparse_coo_tensor_with_dims",
+                                                                 "aten::_sparse_coo_tensor_with_dims_and_tensors",
+                                                                 "aten::_sparse_compressed_tensor_with_dims",
+                                                                 "aten::_coalesced_",
+                                                                 "aten::_coalesced",
+                                                                 "aten::_local_scalar_dense",
+                                                                 "aten::_assert_async",
+                                                                 "aten::_nested_view_from_buffer",
+                                                                 "aten::resize_as_sparse_",
+                                                                 "aten::sparse_resize_",
+                                                                 "aten::sparse_resize_and_clear_",
+                                                                 "aten::_to_copy",
+                                                                 "aten::clone",
+                                                                 "aten::contiguous",
+                                                                 "aten::_copy_from",
+                                                                 "aten::_copy_from_and_resize",
+                                                                 "aten::_cudnn_init_dropout_state",
+                                                                 "aten::_unsafe_view",
+                                                                 "aten::_reshape_alias",
+                                                                 "aten::_conj",
+                                                                 "aten::_neg_view",
+                                                                 "aten::_nested_tensor_from_tensor_list"};
   return *names;
 }
 
@@ -72,8 +107,8 @@ bool read_schema(const c10::OperatorHandle& handle, Op& op) {
 }  // namespace
 
 c10::ArrayRef<c10::DispatchKey> device_keys() {
-  static const c10::DispatchKey keys[] = {c10::DispatchKey::CUDA, c10::DispatchKey::SparseCUDA, c10::DispatchKey::SparseCsrCUDA, c10::DispatchKey::NestedTensorCUDA,
-                                          c10::DispatchKey::QuantizedCUDA};
+  static const c10::DispatchKey keys[] = {c10::DispatchKey::CUDA, c10::DispatchKey::SparseCUDA, c10::DispatchKey::SparseCsrCUDA,
+                                          c10::DispatchKey::NestedTensorCUDA, c10::DispatchKey::QuantizedCUDA};
   return keys;
 }
 

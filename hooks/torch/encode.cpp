@@ -105,7 +105,13 @@ class InternTable {
     for (int64_t n : strides) key_.push_back(static_cast<uint64_t>(n));
   }
   void define(uint32_t id, const at::Tensor& t) {
-    wire::op::TensorDefine d{id, static_cast<uint8_t>(t.dim()), static_cast<uint8_t>(t.scalar_type()), flags_of(t.unsafeGetTensorImpl()), key_[0], key_[1], t.storage_offset()};
+    wire::op::TensorDefine d{id,
+                             static_cast<uint8_t>(t.dim()),
+                             static_cast<uint8_t>(t.scalar_type()),
+                             flags_of(t.unsafeGetTensorImpl()),
+                             key_[0],
+                             key_[1],
+                             t.storage_offset()};
     TORCH_CHECK(t.dim() <= static_cast<int64_t>(wire::kRankMax), "Djinn: tensors of more than ", wire::kRankMax, " dimensions are not supported");
     define_.resize(sizeof d / 8 + 2 * static_cast<size_t>(t.dim()));
     std::memcpy(define_.data(), &d, sizeof d);
@@ -160,18 +166,22 @@ void Encoder::tensor(const at::Tensor& t) {
   if (t.is_cpu()) return host_tensor(t);
   if (t.layout() != c10::kStrided || t.is_nested() || t.is_quantized()) return composite(t);
   TORCH_CHECK(t.is_cuda(), "Djinn: a tensor on ", t.device(), " cannot be an argument of a CUDA operator");
-  key_.push_back(static_cast<uint64_t>(t.scalar_type()) | uint64_t{flags_of(t.unsafeGetTensorImpl())} << 8 | static_cast<uint64_t>(t.dim()) << 32 | uint64_t{t.storage_offset() != 0} << 40);
+  key_.push_back(static_cast<uint64_t>(t.scalar_type()) | uint64_t{flags_of(t.unsafeGetTensorImpl())} << 8 | static_cast<uint64_t>(t.dim()) << 32 |
+                 uint64_t{t.storage_offset() != 0} << 40);
   for (int64_t n : t.sizes()) key_.push_back(static_cast<uint64_t>(n));
   for (int64_t n : t.strides()) key_.push_back(static_cast<uint64_t>(n));
-  if (t._is_zerotensor() || !t.has_storage() || (!t.storage().data() && t.numel())) TORCH_CHECK_NOT_IMPLEMENTED(false, "Djinn: a tensor without storage cannot be sent");
+  if (t._is_zerotensor() || !t.has_storage() || (!t.storage().data() && t.numel()))
+    TORCH_CHECK_NOT_IMPLEMENTED(false, "Djinn: a tensor without storage cannot be sent");
   words_.push_back(word(Tag::tensor, 0, 0, intern(t)));
 }
 
 // By value, with the flag that type promotion needs.
 void Encoder::host_tensor(const at::Tensor& t) {
   at::Tensor c = t.layout() == c10::kStrided ? t.resolve_conj().resolve_neg().contiguous() : t;
-  TORCH_CHECK_NOT_IMPLEMENTED(t.layout() == c10::kStrided && !t.is_nested() && !t.is_quantized(), "Djinn: a host tensor of layout ", t.layout(), " in a CUDA operator is not supported yet");
-  TORCH_CHECK(c.nbytes() <= kHostTensorMax, "Djinn: a host tensor of ", c.nbytes(), " bytes in a CUDA operator is too large; move it to the device first");
+  TORCH_CHECK_NOT_IMPLEMENTED(t.layout() == c10::kStrided && !t.is_nested() && !t.is_quantized(), "Djinn: a host tensor of layout ", t.layout(),
+                              " in a CUDA operator is not supported yet");
+  TORCH_CHECK(c.nbytes() <= kHostTensorMax, "Djinn: a host tensor of ", c.nbytes(),
+              " bytes in a CUDA operator is too large; move it to the device first");
   uint16_t flags = t.unsafeGetTensorImpl()->is_wrapped_number() ? wire::op::kWrappedNumber : 0;
   uint64_t head = word(Tag::host_tensor, static_cast<uint8_t>(c.dim()), static_cast<uint16_t>(static_cast<uint16_t>(c.scalar_type()) | flags << 8));
   words_.push_back(head);

@@ -1,5 +1,5 @@
-// From IValues to the words of semantic/wire/op.hpp. Tensor descriptions are interned per thread: a define record goes out before the op that first names
-// it (the log keeps this thread's order), then a 32-bit id stands for it. While it writes, the encoder also collects the shape cache's key.
+// From IValues to the words of semantic/wire/op.hpp. Tensor descriptions are interned per thread: a define record goes out before the op that first
+// names it (the log keeps this thread's order), then a 32-bit id stands for it. While it writes, the encoder also collects the shape cache's key.
 // Mirror: server/execute/cpu/aten/decode.
 #pragma once
 #include <ATen/ATen.h>
@@ -17,7 +17,7 @@ class Encoder {
  public:
   void start();  // room for the head
   void value(const c10::IValue& v);
-  void output(const c10::IValue& v);           // of a return that the client has allocated
+  void output(const c10::IValue& v);  // of a return that the client has allocated
   void alias(size_t argument);
   void none() { words_.push_back(wire::op::word(wire::op::Tag::none)); }
   void empty_output_argument(const at::Tensor& t);  // out= of a server-first op

@@ -22,7 +22,8 @@ inline djinn_scope& scope() {
 
 // Posts one record; a lost session is an exception that the program sees.
 inline void post(wire::Opcode opcode, const void* payload, size_t bytes) {
-  TORCH_CHECK(host->post(static_cast<uint32_t>(opcode), 0, payload, bytes) != 0, "Djinn: the connection to the server is lost; the operation was not executed");
+  TORCH_CHECK(host->post(static_cast<uint32_t>(opcode), 0, payload, bytes) != 0,
+              "Djinn: the connection to the server is lost; the operation was not executed");
 }
 
 }  // namespace djinn::hook

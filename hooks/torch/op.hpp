@@ -21,13 +21,13 @@ struct Op {
   std::string name, overload;
   Mode mode = Mode::client_first;
   size_t arguments = 0, returns = 0;
-  std::vector<uint8_t> writes;   // per argument
-  std::vector<uint8_t> out;      // per argument: an out= argument
-  std::vector<int> alias;        // per return: the argument that it is, or -1
-  bool has_effect = false;       // writes, or returns a tensor
-  bool random = false;           // draws from a generator
-  bool copies = false;           // aten::copy_: transfers between host and device pass through
-  int off_switch = -1;           // argument (dropout_p) that turns the randomness off when it is 0
+  std::vector<uint8_t> writes;  // per argument
+  std::vector<uint8_t> out;     // per argument: an out= argument
+  std::vector<int> alias;       // per return: the argument that it is, or -1
+  bool has_effect = false;      // writes, or returns a tensor
+  bool random = false;          // draws from a generator
+  bool copies = false;          // aten::copy_: transfers between host and device pass through
+  int off_switch = -1;          // argument (dropout_p) that turns the randomness off when it is 0
   bool cacheable = false;
   std::atomic<bool> defined{false};
   ShapeCache cache;

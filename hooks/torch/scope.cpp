@@ -1,5 +1,6 @@
 // The op scope. A wrapped kernel is called in the dispatcher's place of PyTorch's own. While the original runs inside a scope, libdjinn.so drops its
-// device work and fails what would hand a device value to the host; the operator itself goes to the server. Rules, in the order in which they act here:
+// device work and fails what would hand a device value to the host; the operator itself goes to the server. Rules, in the order in which they act
+// here:
 //   nested calls are part of the scope and run as they are; calls without a device tensor pass through; so do those that write a host tensor (R1, R3)
 //   read-only arguments are encoded before the kernel, written ones after it (R4, R5)
 //   a kernel that asked for a device value is undone and redone: in place, by the Meta kernel, or by the server first (R2)
@@ -94,9 +95,15 @@ struct Snapshot {
   int64_t offset;
   size_t bytes;
   explicit Snapshot(const at::Tensor& t)
-      : tensor(t), storage(t.storage()), sizes(t.sizes().vec()), strides(t.strides().vec()), offset(t.storage_offset()), bytes(t.storage().nbytes()) {}
+      : tensor(t),
+        storage(t.storage()),
+        sizes(t.sizes().vec()),
+        strides(t.strides().vec()),
+        offset(t.storage_offset()),
+        bytes(t.storage().nbytes()) {}
   bool moved() const {
-    return tensor.storage().unsafeGetStorageImpl() != storage.unsafeGetStorageImpl() || tensor.sizes() != c10::IntArrayRef(sizes) || tensor.storage().nbytes() != bytes;
+    return tensor.storage().unsafeGetStorageImpl() != storage.unsafeGetStorageImpl() || tensor.sizes() != c10::IntArrayRef(sizes) ||
+           tensor.storage().nbytes() != bytes;
   }
   void restore() const {
     auto* impl = tensor.unsafeGetTensorImpl();
@@ -128,7 +135,7 @@ class Random {
     std::lock_guard lock(generator_.mutex());
     if (impl()->philox_offset_per_thread() == state_.offset) impl()->set_philox_offset_per_thread(state_.offset + 4);
   }
-  uint32_t flags() const { return generator_.defined() ? wire::op::kHasGenerator : 0; }
+  uint32_t flags() const { return generator_.defined() ? uint32_t{wire::op::kHasGenerator} : 0; }
   void encode(Encoder& e) {
     if (!generator_.defined()) return;
     std::lock_guard lock(generator_.mutex());
@@ -145,8 +152,11 @@ class Random {
 // Flags of PyTorch's global state that results depend on.
 uint32_t global_flags() {
   auto& c = at::globalContext();
-  return (c.deterministicAlgorithms() ? wire::op::kDeterministic : 0) | (c.deterministicFillUninitializedMemory() ? wire::op::kFillUninitialised : 0) |
-         (c.float32MatmulPrecision() != at::Float32MatmulPrecision::HIGHEST ? wire::op::kAllowTf32 : 0);
+  uint32_t flags = 0;
+  if (c.deterministicAlgorithms()) flags |= wire::op::kDeterministic;
+  if (c.deterministicFillUninitializedMemory()) flags |= wire::op::kFillUninitialised;
+  if (c.float32MatmulPrecision() != at::Float32MatmulPrecision::HIGHEST) flags |= wire::op::kAllowTf32;
+  return flags;
 }
 
 at::Tensor allocate(const OutputMeta& m) {
@@ -168,7 +178,9 @@ bool describe(const at::Tensor& t, const std::vector<IValue>& args, OutputMeta& 
   if (t.storage().nbytes() != static_cast<size_t>(span) * t.itemsize()) return false;
   bool aliases = false;
   for (const IValue& a : args)
-    each_tensor(a, [&](const at::Tensor& u) { aliases |= u.has_storage() && t.numel() && u.storage().unsafeGetStorageImpl() == t.storage().unsafeGetStorageImpl(); });
+    each_tensor(a, [&](const at::Tensor& u) {
+      aliases |= u.has_storage() && t.numel() && u.storage().unsafeGetStorageImpl() == t.storage().unsafeGetStorageImpl();
+    });
   return !aliases;
 }
 
@@ -185,7 +197,8 @@ bool describe(const IValue& v, const std::vector<IValue>& args, OutputMeta& m) {
 
 class OpScope final : public c10::OperatorKernel {
  public:
-  OpScope(c10::SafeKernelFunction original, std::unique_ptr<Op> op) : original_(std::move(original)), op_(std::move(op)), checks_(host->checks() != 0) {
+  OpScope(c10::SafeKernelFunction original, std::unique_ptr<Op> op)
+      : original_(std::move(original)), op_(std::move(op)), checks_(host->checks() != 0) {
     cached_ = op_->cacheable && !checks_ && host->perf("shape_cache");
   }
 
@@ -245,6 +258,9 @@ class OpScope final : public c10::OperatorKernel {
     random.encode(encoder);
     encoder.finish({op_->id, static_cast<uint16_t>(op_->arguments), static_cast<uint16_t>(op_->returns), global_flags() | random.flags(), scope_id});
     post(wire::Opcode::op_run, encoder.data(), encoder.bytes());
+    // CUDA_LAUNCH_BLOCKING=1: the error of this very op, at its line
+    char text[2048];
+    TORCH_CHECK(!host->blocking_error(text, sizeof text), "CUDA error: ", text);
   }
 
   bool answer_from_cache(Stack* stack, size_t base, Random& random) {
@@ -306,7 +322,8 @@ class OpScope final : public c10::OperatorKernel {
     s.id = 0;
   }
 
-  void client_first(const c10::OperatorHandle& handle, c10::DispatchKeySet keys, Stack* stack, size_t base, const Arguments& about, Random& random, bool cacheable) {
+  void client_first(const c10::OperatorHandle& handle, c10::DispatchKeySet keys, Stack* stack, size_t base, const Arguments& about, Random& random,
+                    bool cacheable) {
     std::vector<IValue> args(stack->begin() + static_cast<ptrdiff_t>(base), stack->end());
     std::vector<Snapshot> snapshots;
     for (size_t i = 0; i < op_->arguments; i++)
@@ -333,7 +350,7 @@ class OpScope final : public c10::OperatorKernel {
       return redo(handle, args, stack, base, about, random);
     }
     if (error) std::rethrow_exception(error);  // PyTorch's own error about the arguments
-    if (!op_->has_effect) return;  // a query of metadata: nothing to send
+    if (!op_->has_effect) return;              // a query of metadata: nothing to send
     restore_encoding(before, starts);
     bool moved = reencode_written(args, snapshots);
     for (size_t i = 0; i < op_->returns; i++) {

@@ -1,6 +1,6 @@
-// Most scopes need not run the original kernel: with the same argument descriptions the outputs have the same descriptions. Key: everything that shape
-// inference reads (tensor metas without addresses, integers, flags outside the arguments); value: the outputs' metas. Keys are compared whole. Bounded
-// per op; off with DJINN_PERF=no_shape_cache, and tests run both ways. A hit skips PyTorch's argument checks: the server reports those.
+// Most scopes need not run the original kernel: with the same argument descriptions the outputs have the same descriptions. Key: everything that
+// shape inference reads (tensor metas without addresses, integers, flags outside the arguments); value: the outputs' metas. Keys are compared whole.
+// Bounded per op; off with DJINN_PERF=no_shape_cache, and tests run both ways. A hit skips PyTorch's argument checks: the server reports those.
 #pragma once
 #include <ATen/core/ivalue.h>
 #include <c10/core/ScalarType.h>

@@ -1,5 +1,6 @@
-// libdjinn_torch.so's two entry points: start (refuse another torch, wrap every device kernel of every namespace) and rescan (after a dlopen that may have
-// registered more). Registering takes some milliseconds, inside the first CUDA call, and silences the dispatcher's warning about overriding kernels.
+// libdjinn_torch.so's two entry points: start (refuse another torch, wrap every device kernel of every namespace) and rescan (after a dlopen that may
+// have registered more). Registering takes some milliseconds, inside the first CUDA call, and silences the dispatcher's warning about overriding
+// kernels.
 #include <ATen/ATen.h>
 #include <c10/util/Exception.h>
 
@@ -35,7 +36,8 @@ Registry& registry() {
 bool does_device_work(const c10::OperatorHandle& op, c10::DispatchKey key, const std::string& name) {
   if (op.hasKernelForDispatchKey(key)) return true;
   return key == c10::DispatchKey::CUDA && name.rfind("aten::", 0) == 0 &&
-         (op.hasKernelForDispatchKey(c10::DispatchKey::CompositeExplicitAutograd) || op.hasKernelForDispatchKey(c10::DispatchKey::CompositeExplicitAutogradNonFunctional));
+         (op.hasKernelForDispatchKey(c10::DispatchKey::CompositeExplicitAutograd) ||
+          op.hasKernelForDispatchKey(c10::DispatchKey::CompositeExplicitAutogradNonFunctional));
 }
 
 void wrap(const c10::OperatorName& name) {
@@ -49,8 +51,22 @@ void wrap(const c10::OperatorName& name) {
     if (!what) continue;
     TORCH_CHECK(registry().next_id < wire::kOpIdsMax, "more operators than the wire has ids for");
     what->id = registry().next_id++;
-    registry().handles.push_back(dispatcher.registerImpl(name, key, make_scope(std::move(original), std::move(what)), std::nullopt, nullptr, "djinn"));
+    registry().handles.push_back(
+        dispatcher.registerImpl(name, key, make_scope(std::move(original), std::move(what)), std::nullopt, nullptr, "djinn"));
   }
+}
+
+// Outside every operator PyTorch asks whether cuDNN would take its recurrent layers, and would then call it directly; "no" makes them programs of ops.
+struct CudnnIsNotAcceptable final : c10::OperatorKernel {
+  void operator()(const c10::OperatorHandle&, c10::DispatchKeySet, torch::jit::Stack* stack) {
+    stack->pop_back();
+    stack->push_back(false);
+  }
+};
+void decline_cudnn() {
+  registry().handles.push_back(c10::Dispatcher::singleton().registerImpl({"aten::cudnn_is_acceptable", ""}, c10::DispatchKey::CUDA,
+                                                                         c10::KernelFunction::makeFromBoxedFunctor(std::make_unique<CudnnIsNotAcceptable>()), std::nullopt,
+                                                                         nullptr, "djinn"));
 }
 
 void scan() {
@@ -58,6 +74,7 @@ void scan() {
   Quiet quiet;
   auto* before = c10::WarningUtils::get_warning_handler();
   c10::WarningUtils::set_warning_handler(&quiet);
+  if (registry().handles.empty()) decline_cudnn();
   for (auto& name : c10::Dispatcher::singleton().getAllOpNames())
     if (registry().seen.insert(c10::toString(name)).second) wrap(name);
   c10::WarningUtils::set_warning_handler(before);

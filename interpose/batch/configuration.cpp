@@ -65,6 +65,9 @@ Configuration read() {
   c.log_level = choice("DJINN_LOG", {"error", "warning", "info", "debug"}, 1, c.error);
   if (const char* l = std::getenv("DJINN_LINK")) c.link = l;
   c.no_device = hidden(std::getenv("CUDA_VISIBLE_DEVICES"));
+  const char* blocking = std::getenv("CUDA_LAUNCH_BLOCKING");
+  c.blocking = blocking && !std::strcmp(blocking, "1");
+  c.debug_fault = choice("DJINN_DEBUG", {"off", "fault"}, 0, c.error) == 1;
   read_switches(c);
   return c;
 }

@@ -1,6 +1,6 @@
-// The embedded default: no GPU, no configuration. The endpoint is a unix socket in a private folder of this user; if nobody listens, a lock file elects
-// one process that starts djinn-gpu-server (found beside libdjinn.so), and the others wait for it. The server is cut loose from this process: its own
-// session, no preload, no shim paths, no OpenMP settings of the program. It ends by itself when no session has existed for a while.
+// The embedded default: no GPU, no configuration. The endpoint is a unix socket in a private folder of this user; if nobody listens, a lock file
+// elects one process that starts djinn-gpu-server (found beside libdjinn.so), and the others wait for it. The server is cut loose from this process:
+// its own session, no preload, no shim paths, no OpenMP settings of the program. It ends by itself when no session has existed for a while.
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
@@ -36,9 +36,10 @@ struct Folder {
 // $XDG_RUNTIME_DIR/djinn, else /tmp/djinn-UID; made 0700, refused when it is not ours alone.
 Folder private_folder() {
   const char* runtime = getenv("XDG_RUNTIME_DIR");
-  std::string path = runtime && *runtime == '/' && access(runtime, W_OK) == 0 ? std::string(runtime) + "/djinn" : "/tmp/djinn-" + std::to_string(getuid());
+  std::string path =
+      runtime && *runtime == '/' && access(runtime, W_OK) == 0 ? std::string(runtime) + "/djinn" : "/tmp/djinn-" + std::to_string(getuid());
   if (mkdir(path.c_str(), 0700) != 0 && errno != EEXIST) return {{}, "cannot make " + path + ": " + strerror(errno)};
-  struct stat st{};
+  struct stat st {};
   if (lstat(path.c_str(), &st) != 0 || !S_ISDIR(st.st_mode) || st.st_uid != getuid() || (st.st_mode & 077))
     return {{}, path + " must be a folder of this user alone (mode 0700)"};
   return {path, {}};
@@ -137,7 +138,8 @@ std::string find_local_server(std::string& error) {
   if (folder.path.empty()) return error = folder.error, std::string();
   std::string socket_path = folder.path + "/server", endpoint = "ipc://" + socket_path;
   if (listening(socket_path)) return endpoint;
-  if (!configuration().local) return error = "DJINN_SERVER is not set, no local server listens, and DJINN_LOCAL=off forbids starting one", std::string();
+  if (!configuration().local)
+    return error = "DJINN_SERVER is not set, no local server listens, and DJINN_LOCAL=off forbids starting one", std::string();
   int lock = open((folder.path + "/lock").c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600);
   auto deadline = Clock::now() + kStartTimeout;
   bool elected = false;

@@ -20,8 +20,8 @@ constexpr size_t kFlushBytes = 32u << 10;
 constexpr uint64_t kFlushBulkBytes = 1u << 20;
 // A record alone in its frame.
 constexpr size_t kPayloadBytesMax = wire::kFrameBytesMax - sizeof(wire::RecordHeader);
-// The wait: look for the answer ourselves (a hop through another thread costs about 10 µs), then sleep until a report or the loss of the session wakes
-// us, and look again now and then in case neither does. Where the server may share our core, looking only keeps it from working.
+// The wait: look for the answer ourselves (a hop through another thread costs about 10 µs), then sleep until a report or the loss of the session
+// wakes us, and look again now and then in case neither does. Where the server may share our core, looking only keeps it from working.
 constexpr auto kSpin = std::chrono::microseconds(200), kSpinFewCores = std::chrono::microseconds(50);
 constexpr unsigned kFewCores = 2, kDriveMicroseconds = 20;
 constexpr auto kSleep = std::chrono::milliseconds(100);
@@ -53,7 +53,8 @@ void Log::start(const djinn_link_api* api, djinn_link* link, uint64_t session, u
 Ticket Log::append_locked(uint32_t opcode, uint16_t flags, std::span<const std::byte> payload, std::span<const djinn_part> bulk) {
   size_t padded = wire::align8(payload.size());
   // a batch that would grow beyond what a frame may hold leaves first
-  if (count_ && (frame_.size() + sizeof(wire::RecordHeader) + padded > wire::kFrameBytesMax || bulk_.size() + bulk.size() > wire::kBulkPartsMax)) flush_locked();
+  if (count_ && (frame_.size() + sizeof(wire::RecordHeader) + padded > wire::kFrameBytesMax || bulk_.size() + bulk.size() > wire::kBulkPartsMax))
+    flush_locked();
   wire::RecordHeader h;
   h.opcode = opcode;
   h.flags = flags;
@@ -95,7 +96,8 @@ void Log::flush_locked() {
 }
 
 void Log::flush_by_rule_locked() {
-  if (count_ >= kFlushCommands || frame_.size() >= kFlushBytes || bulk_bytes_ >= kFlushBulkBytes || (flush_when_idle_ && executed(sent_))) flush_locked();
+  if (count_ >= kFlushCommands || frame_.size() >= kFlushBytes || bulk_bytes_ >= kFlushBulkBytes || (flush_when_idle_ && executed(sent_)))
+    flush_locked();
 }
 
 // Blocks while what is under way exceeds the window. The lock is released meanwhile, so that reports can be taken.
@@ -128,7 +130,8 @@ bool Log::fits(uint32_t opcode, size_t payload_bytes) {
   if (payload_bytes <= kPayloadBytesMax) return true;
   char name[32];
   snprintf(name, sizeof name, "command %#x", opcode);
-  latch_error({0, cudaErrorInvalidValue, wire::ErrorClass::refused}, name, std::to_string(payload_bytes) + " bytes are more than one message may hold");
+  latch_error({0, cudaErrorInvalidValue, wire::ErrorClass::refused}, name,
+              std::to_string(payload_bytes) + " bytes are more than one message may hold");
   return false;
 }
 
@@ -211,8 +214,8 @@ bool Log::wait_executed(Ticket t) {
   return executed(t);
 }
 
-// Ends when `done`, or when the session is lost. `done` is asked without a lock, since it may take one; `seen` makes sure that no report comes between
-// its answer and the sleep.
+// Ends when `done`, or when the session is lost. `done` is asked without a lock, since it may take one; `seen` makes sure that no report comes
+// between its answer and the sleep.
 void Log::wait_until(const std::function<bool()>& done) {
   static const auto spin = std::thread::hardware_concurrency() <= kFewCores ? kSpinFewCores : kSpin;
   auto spin_end = Clock::now() + spin;
@@ -237,7 +240,8 @@ bool Log::take_reply(wire::Reader& r, const wire::Record& record, std::span<cons
     text = r.get_string(wire::kErrorTextMax);
   }
   if (!r.ok()) return false;
-  if (head.status && head.error_class == static_cast<uint32_t>(wire::ErrorClass::sticky)) latch_error({head.ticket, head.status, wire::ErrorClass::sticky}, operation, text);
+  if (head.status && head.error_class == static_cast<uint32_t>(wire::ErrorClass::sticky))
+    latch_error({head.ticket, head.status, wire::ErrorClass::sticky}, operation, text);
   std::lock_guard lock(answers_mutex_);
   auto found = pending_.find(head.ticket);
   if (found == pending_.end()) return false;

@@ -17,6 +17,7 @@
 #include "interpose/batch/configuration.hpp"
 #include "interpose/batch/counters.hpp"
 #include "interpose/shadow/error.hpp"
+#include "interpose/shadow/fault.hpp"
 
 namespace djinn {
 
@@ -31,8 +32,13 @@ pid_t owner = 0;
 constexpr uint64_t kGiB = 1ull << 30;
 // How much address space the client offers: room for any machine's memory, small enough for 47-bit address spaces with sanitizers.
 constexpr uint64_t kRangeBytes = 256 * kGiB;
-// Where: far from heap, libraries and stacks of an ordinary process. No constant works everywhere, so the kernel's own choice comes last.
+// Where: far from heap, libraries and stacks of an ordinary process. No constant works everywhere, so where none does the
+// kernel chooses. Thread sanitizer dies of what it does not leave to programs, instead of failing.
+#ifdef __SANITIZE_THREAD__
+constexpr uint64_t kRangeBases[] = {0x1000000000};
+#else
 constexpr uint64_t kRangeBases[] = {0x200000000000, 0x300000000000, 0x180000000000, 0x500000000000, 0};
+#endif
 constexpr unsigned kOpenTimeoutMs = 60000;  // a cold worker loads libtorch
 constexpr unsigned kHeartbeatMs = 1000, kSilenceMs = 30000;
 
@@ -43,8 +49,10 @@ struct Reserved {
 std::vector<Reserved> reserve_ranges() {
   std::vector<Reserved> got;
   for (uint64_t base : kRangeBases) {
+    if (!base && !got.empty()) break;
     uint64_t size = kRangeBytes + (base ? 0 : wire::kGranule);
-    void* at = mmap(reinterpret_cast<void*>(base), size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | (base ? MAP_FIXED_NOREPLACE : 0), -1, 0);
+    void* at =
+        mmap(reinterpret_cast<void*>(base), size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | (base ? MAP_FIXED_NOREPLACE : 0), -1, 0);
     if (at == MAP_FAILED) continue;
     if (base && at != reinterpret_cast<void*>(base)) {
       munmap(at, size);
@@ -151,9 +159,12 @@ std::string thousands(uint64_t n) {
 void summarise(const SessionState& s) {
   const Counters& c = counters();
   if (!configuration().summary || !c.posted) return;
-  fprintf(stderr, "djinn: %s ops, %s calls, %s messages, %.1f MB, %s round trips (%s stalls); computed by djinn-gpu-server (pid %u, worker %u) on host %s, %s\n",
-          thousands(c.ops).c_str(), thousands(c.calls).c_str(), thousands(c.frames).c_str(), static_cast<double>(c.bytes) / 1e6,
-          thousands(c.round_trips).c_str(), thousands(c.stalls).c_str(), s.opened.server_pid, s.opened.worker_pid, s.opened.server_host, s.opened.device_name);
+  fprintf(
+      stderr,
+      "djinn: %s ops, %s calls, %s messages, %.1f MB, %s round trips (%s stalls); computed by djinn-gpu-server (pid %u, worker %u) on host %s, %s\n",
+      thousands(c.ops).c_str(), thousands(c.calls).c_str(), thousands(c.frames).c_str(), static_cast<double>(c.bytes) / 1e6,
+      thousands(c.round_trips).c_str(), thousands(c.stalls).c_str(), s.opened.server_pid, s.opened.worker_pid, s.opened.server_host,
+      s.opened.device_name);
 }
 
 void at_exit() {
@@ -186,6 +197,7 @@ std::string try_open() {
   phase.store(Phase::open, std::memory_order_release);
   pthread_atfork(nullptr, nullptr, in_child);
   atexit(at_exit);
+  if (c.debug_fault) watch_faults();
   return {};
 }
 
@@ -314,7 +326,7 @@ void say_absent(const char* function, const char* reason) {
 DJINN_EXPORT int djinn_client_counters(djinn::CountersBlock* out) {
   if (!out || out->size != sizeof *out) return 1;
   const djinn::Counters& c = djinn::counters();
-  *out = {sizeof *out, c.ops,   c.cache_hits, c.aborted,     c.server_first, c.calls,   c.posted,
-          c.frames,    c.bytes, c.round_trips, c.stalls, c.stall_nanoseconds, c.dropped, c.entry_launches};
+  *out = {sizeof *out, c.ops,   c.cache_hits,  c.aborted, c.server_first,      c.calls,   c.posted,
+          c.frames,    c.bytes, c.round_trips, c.stalls,  c.stall_nanoseconds, c.dropped, c.entry_launches};
   return 0;
 }

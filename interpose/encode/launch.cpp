@@ -45,7 +45,12 @@ cudaError_t launch(const LaunchRequest& r, const char* name) {
   }
   std::vector<std::byte>& payload = scratch();
   wire::Writer w(payload);
-  wire::Launch l{k.id, reinterpret_cast<uint64_t>(r.stream), {r.grid.x, r.grid.y, r.grid.z}, {r.block.x, r.block.y, r.block.z}, static_cast<uint32_t>(r.shared), r.cooperative};
+  wire::Launch l{k.id,
+                 reinterpret_cast<uint64_t>(r.stream),
+                 {r.grid.x, r.grid.y, r.grid.z},
+                 {r.block.x, r.block.y, r.block.z},
+                 static_cast<uint32_t>(r.shared),
+                 r.cooperative};
   w.put(l);
   w.put<uint64_t>(k.param_bytes);
   if (!pack(r, k, w.grow(wire::align8(k.param_bytes)))) return fail(cudaErrorInvalidValue);

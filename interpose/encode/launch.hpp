@@ -7,7 +7,7 @@ namespace djinn {
 struct LaunchRequest {
   const void* function;
   dim3 grid, block;
-  void** arguments;  // one pointer per parameter; or null, and
+  void** arguments;              // one pointer per parameter; or null, and
   const void* packed = nullptr;  // all parameters as the kernel lays them out
   size_t packed_bytes = 0;
   size_t shared = 0;

@@ -64,7 +64,8 @@ std::vector<djinn_part> parts_of(const Copy2D& c, bool by_reference) {
   size_t total = c.width * c.height;
   if (by_reference) {
     auto data = static_cast<const std::byte*>(c.source);
-    for (size_t at = 0; at < total; at += wire::kBulkBytesMax) parts.push_back({data + at, std::min<size_t>(total - at, wire::kBulkBytesMax), release_nothing, nullptr});
+    for (size_t at = 0; at < total; at += wire::kBulkBytesMax)
+      parts.push_back({data + at, std::min<size_t>(total - at, wire::kBulkBytesMax), release_nothing, nullptr});
     return parts;
   }
   size_t rows = c.height == 1 ? 1 : std::max<size_t>(1, wire::kBulkBytesMax / c.width);
@@ -101,8 +102,9 @@ cudaError_t upload(const Copy2D& c, uint64_t stream, bool asynchronous) {
 cudaError_t download(const Copy2D& c, uint64_t stream, bool asynchronous) {
   wire::Download d{stream, reinterpret_cast<uint64_t>(c.source), c.source_pitch, c.width, c.height};
   if (asynchronous && is_pinned(c.destination, (c.height - 1) * c.destination_pitch + c.width)) {
-    Ticket t = session()->log.post_download(std::as_bytes(std::span(&d, 1)),
-                                            [c](std::span<const djinn_part> parts) { spread_rows(c.destination, c.destination_pitch, c.width, c.height, parts); });
+    Ticket t = session()->log.post_download(std::as_bytes(std::span(&d, 1)), [c](std::span<const djinn_part> parts) {
+      spread_rows(c.destination, c.destination_pitch, c.width, c.height, parts);
+    });
     pinned_in_use(t);
     return t ? cudaSuccess : session_error();
   }
@@ -121,14 +123,16 @@ cudaError_t download(const Copy2D& c, uint64_t stream, bool asynchronous) {
 }
 
 cudaError_t on_the_device(const Copy2D& c, uint64_t stream) {
-  wire::Copy w{stream,          reinterpret_cast<uint64_t>(c.destination), c.destination_pitch, reinterpret_cast<uint64_t>(c.source), c.source_pitch, c.width, c.height};
+  wire::Copy w{stream,  reinterpret_cast<uint64_t>(c.destination), c.destination_pitch, reinterpret_cast<uint64_t>(c.source), c.source_pitch, c.width,
+               c.height};
   return post(wire::Opcode::copy, w) ? cudaSuccess : session_error();
 }
 
 cudaError_t on_the_host(const Copy2D& c) {
   if (auto* s = session()) s->log.wait_executed(s->log.last());
   for (size_t row = 0; row < c.height; row++)
-    std::memmove(static_cast<std::byte*>(c.destination) + row * c.destination_pitch, static_cast<const std::byte*>(c.source) + row * c.source_pitch, c.width);
+    std::memmove(static_cast<std::byte*>(c.destination) + row * c.destination_pitch, static_cast<const std::byte*>(c.source) + row * c.source_pitch,
+                 c.width);
   return cudaSuccess;
 }
 
@@ -141,7 +145,8 @@ cudaError_t copy(const Copy2D& c, cudaMemcpyKind kind, uint64_t stream, bool asy
   if (!c.destination || !c.source) return fail(cudaErrorInvalidValue);
   if (c.height > 1 && (c.width > c.destination_pitch || c.width > c.source_pitch)) return fail(cudaErrorInvalidPitchValue);
   cudaMemcpyKind way = direction(c, kind);
-  bool to_device = way == cudaMemcpyHostToDevice || way == cudaMemcpyDeviceToDevice, from_device = way == cudaMemcpyDeviceToHost || way == cudaMemcpyDeviceToDevice;
+  bool to_device = way == cudaMemcpyHostToDevice || way == cudaMemcpyDeviceToDevice,
+       from_device = way == cudaMemcpyDeviceToHost || way == cudaMemcpyDeviceToDevice;
   if (to_device && !device_extent(c.destination, c.destination_pitch, c.width, c.height)) return fail(cudaErrorInvalidValue);
   if (from_device && !device_extent(c.source, c.source_pitch, c.width, c.height)) return fail(cudaErrorInvalidValue);
   // In an op scope the op computes: copies towards the device are part of it, and a value that the host wants ends the scope.

@@ -12,7 +12,8 @@ using djinn::library::Blas;
 static_assert(CUDA_R_32F == 0 && CUDA_R_64F == 1 && CUDA_R_16F == 2 && CUDA_C_32F == 4 && CUDA_C_64F == 5 && CUDA_R_16BF == 14);
 static_assert(CUBLAS_OP_N == 0 && CUBLAS_OP_T == 1 && CUBLAS_OP_C == 2);
 static_assert(CUBLAS_COMPUTE_16F == 64 && CUBLAS_COMPUTE_32F == 68 && CUBLAS_COMPUTE_64F == 70 && CUBLAS_COMPUTE_32I == 72);
-static_assert(CUBLAS_COMPUTE_16F_PEDANTIC == 65 && CUBLAS_COMPUTE_32F_PEDANTIC == 69 && CUBLAS_COMPUTE_64F_PEDANTIC == 71 && CUBLAS_COMPUTE_32I_PEDANTIC == 73);
+static_assert(CUBLAS_COMPUTE_16F_PEDANTIC == 65 && CUBLAS_COMPUTE_32F_PEDANTIC == 69 && CUBLAS_COMPUTE_64F_PEDANTIC == 71 &&
+              CUBLAS_COMPUTE_32I_PEDANTIC == 73);
 static_assert(CUBLAS_COMPUTE_32F_FAST_16F == 74 && CUBLAS_COMPUTE_32F_FAST_16BF == 75 && CUBLAS_COMPUTE_32F_FAST_TF32 == 77);
 static_assert(CUBLAS_POINTER_MODE_HOST == djinn::library::kPointersOnHost && CUBLAS_POINTER_MODE_DEVICE == djinn::library::kPointersOnDevice);
 
@@ -83,7 +84,8 @@ DJINN_EXPORT cublasStatus_t cublasGetAtomicsMode(cublasHandle_t handle, cublasAt
 DJINN_EXPORT cublasStatus_t cublasSetMathMode(cublasHandle_t handle, cublasMath_t mode) {
   // one of the modes 0 to 4 and 8; the flag forbids reductions in reduced precision
   uint32_t base = static_cast<uint32_t>(mode) & ~uint32_t{CUBLAS_MATH_DISALLOW_REDUCED_PRECISION_REDUCTION};
-  return with(handle, base <= CUBLAS_FP32_EMULATED_BF16X9_MATH || base == CUBLAS_FP64_EMULATED_FIXEDPOINT_MATH, [&](Blas& b) { b.math_mode = static_cast<uint32_t>(mode); });
+  return with(handle, base <= CUBLAS_FP32_EMULATED_BF16X9_MATH || base == CUBLAS_FP64_EMULATED_FIXEDPOINT_MATH,
+              [&](Blas& b) { b.math_mode = static_cast<uint32_t>(mode); });
 }
 DJINN_EXPORT cublasStatus_t cublasGetMathMode(cublasHandle_t handle, cublasMath_t* mode) {
   return with(handle, mode, [&](Blas& b) { *mode = static_cast<cublasMath_t>(b.math_mode); });

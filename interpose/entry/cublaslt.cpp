@@ -1,5 +1,5 @@
-// Exported: cuBLASLt. Descriptors are attribute bytes kept here; a product carries by value what of them the server needs (semantic/api/values.hpp), and
-// one that uses an attribute which the message does not have is refused by the attribute's name. Mirror: server/decode/library_blas.cpp.
+// Exported: cuBLASLt. Descriptors are attribute bytes kept here; a product carries by value what of them the server needs (semantic/api/values.hpp),
+// and one that uses an attribute which the message does not have is refused by the attribute's name. Mirror: server/decode/library_blas.cpp.
 #if __has_include(<cublasLt.h>)
 #include <cublasLt.h>
 
@@ -22,7 +22,8 @@ struct Attribute {
   const char* name;
 };
 constexpr uint64_t kMinusOne32 = 0xffffffffu;
-#define ATTRIBUTE(name, bytes, initial, forwarded) Attribute{CUBLASLT_##name, bytes, initial, forwarded, #name}
+#define ATTRIBUTE(name, bytes, initial, forwarded) \
+  Attribute { CUBLASLT_##name, bytes, initial, forwarded, #name }
 
 constexpr std::array kDescription{
     ATTRIBUTE(MATMUL_DESC_COMPUTE_TYPE, 4, 0, true), ATTRIBUTE(MATMUL_DESC_SCALE_TYPE, 4, 0, true),
@@ -39,23 +40,31 @@ constexpr std::array kDescription{
     ATTRIBUTE(MATMUL_DESC_AMAX_D_POINTER, 8, 0, false), ATTRIBUTE(MATMUL_DESC_EPILOGUE_AUX_DATA_TYPE, 4, kMinusOne32, false),
     ATTRIBUTE(MATMUL_DESC_EPILOGUE_AUX_SCALE_POINTER, 8, 0, false), ATTRIBUTE(MATMUL_DESC_EPILOGUE_AUX_AMAX_POINTER, 8, 0, false),
     ATTRIBUTE(MATMUL_DESC_BIAS_DATA_TYPE, 4, kMinusOne32, true), ATTRIBUTE(MATMUL_DESC_A_SCALE_MODE, 4, 0, false),
-    ATTRIBUTE(MATMUL_DESC_B_SCALE_MODE, 4, 0, false), ATTRIBUTE(MATMUL_DESC_C_SCALE_MODE, 4, 0, false), ATTRIBUTE(MATMUL_DESC_D_SCALE_MODE, 4, 0, false),
-    ATTRIBUTE(MATMUL_DESC_EPILOGUE_AUX_SCALE_MODE, 4, 0, false), ATTRIBUTE(MATMUL_DESC_D_OUT_SCALE_POINTER, 8, 0, false),
-    ATTRIBUTE(MATMUL_DESC_D_OUT_SCALE_MODE, 4, 0, false), ATTRIBUTE(MATMUL_DESC_EMULATION_DESCRIPTOR, 8, 0, false)};
+    ATTRIBUTE(MATMUL_DESC_B_SCALE_MODE, 4, 0, false), ATTRIBUTE(MATMUL_DESC_C_SCALE_MODE, 4, 0, false),
+    ATTRIBUTE(MATMUL_DESC_D_SCALE_MODE, 4, 0, false), ATTRIBUTE(MATMUL_DESC_EPILOGUE_AUX_SCALE_MODE, 4, 0, false),
+    ATTRIBUTE(MATMUL_DESC_D_OUT_SCALE_POINTER, 8, 0, false), ATTRIBUTE(MATMUL_DESC_D_OUT_SCALE_MODE, 4, 0, false),
+    ATTRIBUTE(MATMUL_DESC_EMULATION_DESCRIPTOR, 8, 0, false)};
 
-constexpr std::array kLayout{
-    ATTRIBUTE(MATRIX_LAYOUT_TYPE, 4, 0, true), ATTRIBUTE(MATRIX_LAYOUT_ORDER, 4, CUBLASLT_ORDER_COL, true), ATTRIBUTE(MATRIX_LAYOUT_ROWS, 8, 0, true),
-    ATTRIBUTE(MATRIX_LAYOUT_COLS, 8, 0, true), ATTRIBUTE(MATRIX_LAYOUT_LD, 8, 0, true), ATTRIBUTE(MATRIX_LAYOUT_BATCH_COUNT, 4, 1, true),
-    ATTRIBUTE(MATRIX_LAYOUT_STRIDED_BATCH_OFFSET, 8, 0, true), ATTRIBUTE(MATRIX_LAYOUT_PLANE_OFFSET, 8, 0, false),
-    ATTRIBUTE(MATRIX_LAYOUT_BATCH_MODE, 4, 0, false)};
+constexpr std::array kLayout{ATTRIBUTE(MATRIX_LAYOUT_TYPE, 4, 0, true),
+                             ATTRIBUTE(MATRIX_LAYOUT_ORDER, 4, CUBLASLT_ORDER_COL, true),
+                             ATTRIBUTE(MATRIX_LAYOUT_ROWS, 8, 0, true),
+                             ATTRIBUTE(MATRIX_LAYOUT_COLS, 8, 0, true),
+                             ATTRIBUTE(MATRIX_LAYOUT_LD, 8, 0, true),
+                             ATTRIBUTE(MATRIX_LAYOUT_BATCH_COUNT, 4, 1, true),
+                             ATTRIBUTE(MATRIX_LAYOUT_STRIDED_BATCH_OFFSET, 8, 0, true),
+                             ATTRIBUTE(MATRIX_LAYOUT_PLANE_OFFSET, 8, 0, false),
+                             ATTRIBUTE(MATRIX_LAYOUT_BATCH_MODE, 4, 0, false)};
 
 // Preferences choose between algorithms; there is one.
-constexpr std::array kPreference{
-    ATTRIBUTE(MATMUL_PREF_SEARCH_MODE, 4, 0, true), ATTRIBUTE(MATMUL_PREF_MAX_WORKSPACE_BYTES, 8, 0, true),
-    ATTRIBUTE(MATMUL_PREF_REDUCTION_SCHEME_MASK, 4, CUBLASLT_REDUCTION_SCHEME_MASK, true), ATTRIBUTE(MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, 4, 256, true),
-    ATTRIBUTE(MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, 4, 256, true), ATTRIBUTE(MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, 4, 256, true),
-    ATTRIBUTE(MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, 4, 256, true), ATTRIBUTE(MATMUL_PREF_MAX_WAVES_COUNT, 4, 0, true),
-    ATTRIBUTE(MATMUL_PREF_IMPL_MASK, 8, ~uint64_t{0}, true)};
+constexpr std::array kPreference{ATTRIBUTE(MATMUL_PREF_SEARCH_MODE, 4, 0, true),
+                                 ATTRIBUTE(MATMUL_PREF_MAX_WORKSPACE_BYTES, 8, 0, true),
+                                 ATTRIBUTE(MATMUL_PREF_REDUCTION_SCHEME_MASK, 4, CUBLASLT_REDUCTION_SCHEME_MASK, true),
+                                 ATTRIBUTE(MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, 4, 256, true),
+                                 ATTRIBUTE(MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, 4, 256, true),
+                                 ATTRIBUTE(MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, 4, 256, true),
+                                 ATTRIBUTE(MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, 4, 256, true),
+                                 ATTRIBUTE(MATMUL_PREF_MAX_WAVES_COUNT, 4, 0, true),
+                                 ATTRIBUTE(MATMUL_PREF_IMPL_MASK, 8, ~uint64_t{0}, true)};
 #undef ATTRIBUTE
 
 template <const auto& Table>
@@ -127,9 +136,14 @@ cublasStatus_t get(H handle, int number, void* to, size_t bytes, size_t* written
 }
 
 djinn::api::Matrix matrix(const Layout& l, const void* address) {
-  return {djinn::library::address(address), static_cast<uint32_t>(l.get<CUBLASLT_MATRIX_LAYOUT_TYPE>()), static_cast<uint32_t>(l.get<CUBLASLT_MATRIX_LAYOUT_ORDER>()),
-          l.get<CUBLASLT_MATRIX_LAYOUT_ROWS>(), l.get<CUBLASLT_MATRIX_LAYOUT_COLS>(), static_cast<int64_t>(l.get<CUBLASLT_MATRIX_LAYOUT_LD>()),
-          static_cast<int64_t>(l.get<CUBLASLT_MATRIX_LAYOUT_STRIDED_BATCH_OFFSET>()), l.get<CUBLASLT_MATRIX_LAYOUT_BATCH_COUNT>()};
+  return {djinn::library::address(address),
+          static_cast<uint32_t>(l.get<CUBLASLT_MATRIX_LAYOUT_TYPE>()),
+          static_cast<uint32_t>(l.get<CUBLASLT_MATRIX_LAYOUT_ORDER>()),
+          l.get<CUBLASLT_MATRIX_LAYOUT_ROWS>(),
+          l.get<CUBLASLT_MATRIX_LAYOUT_COLS>(),
+          static_cast<int64_t>(l.get<CUBLASLT_MATRIX_LAYOUT_LD>()),
+          static_cast<int64_t>(l.get<CUBLASLT_MATRIX_LAYOUT_STRIDED_BATCH_OFFSET>()),
+          l.get<CUBLASLT_MATRIX_LAYOUT_BATCH_COUNT>()};
 }
 
 struct Product {
@@ -188,14 +202,17 @@ DJINN_EXPORT cublasStatus_t cublasLtMatmulDescCreate(cublasLtMatmulDesc_t* out, 
   return create(out, d);
 }
 DJINN_EXPORT cublasStatus_t cublasLtMatmulDescDestroy(cublasLtMatmulDesc_t d) { return destroy<Description>(d); }
-DJINN_EXPORT cublasStatus_t cublasLtMatmulDescSetAttribute(cublasLtMatmulDesc_t d, cublasLtMatmulDescAttributes_t which, const void* from, size_t bytes) {
+DJINN_EXPORT cublasStatus_t cublasLtMatmulDescSetAttribute(cublasLtMatmulDesc_t d, cublasLtMatmulDescAttributes_t which, const void* from,
+                                                           size_t bytes) {
   return set<Description, kDescription>(d, which, from, bytes);
 }
-DJINN_EXPORT cublasStatus_t cublasLtMatmulDescGetAttribute(cublasLtMatmulDesc_t d, cublasLtMatmulDescAttributes_t which, void* to, size_t bytes, size_t* written) {
+DJINN_EXPORT cublasStatus_t cublasLtMatmulDescGetAttribute(cublasLtMatmulDesc_t d, cublasLtMatmulDescAttributes_t which, void* to, size_t bytes,
+                                                           size_t* written) {
   return get<Description, kDescription>(d, which, to, bytes, written);
 }
 
-DJINN_EXPORT cublasStatus_t cublasLtMatrixLayoutCreate(cublasLtMatrixLayout_t* out, cudaDataType type, uint64_t rows, uint64_t columns, int64_t leading) {
+DJINN_EXPORT cublasStatus_t cublasLtMatrixLayoutCreate(cublasLtMatrixLayout_t* out, cudaDataType type, uint64_t rows, uint64_t columns,
+                                                       int64_t leading) {
   if (!out) return CUBLAS_STATUS_INVALID_VALUE;
   auto l = new Layout;
   l->put<CUBLASLT_MATRIX_LAYOUT_TYPE>(static_cast<uint32_t>(type));
@@ -205,10 +222,12 @@ DJINN_EXPORT cublasStatus_t cublasLtMatrixLayoutCreate(cublasLtMatrixLayout_t* o
   return create(out, l);
 }
 DJINN_EXPORT cublasStatus_t cublasLtMatrixLayoutDestroy(cublasLtMatrixLayout_t l) { return destroy<Layout>(l); }
-DJINN_EXPORT cublasStatus_t cublasLtMatrixLayoutSetAttribute(cublasLtMatrixLayout_t l, cublasLtMatrixLayoutAttribute_t which, const void* from, size_t bytes) {
+DJINN_EXPORT cublasStatus_t cublasLtMatrixLayoutSetAttribute(cublasLtMatrixLayout_t l, cublasLtMatrixLayoutAttribute_t which, const void* from,
+                                                             size_t bytes) {
   return set<Layout, kLayout>(l, which, from, bytes);
 }
-DJINN_EXPORT cublasStatus_t cublasLtMatrixLayoutGetAttribute(cublasLtMatrixLayout_t l, cublasLtMatrixLayoutAttribute_t which, void* to, size_t bytes, size_t* written) {
+DJINN_EXPORT cublasStatus_t cublasLtMatrixLayoutGetAttribute(cublasLtMatrixLayout_t l, cublasLtMatrixLayoutAttribute_t which, void* to, size_t bytes,
+                                                             size_t* written) {
   return get<Layout, kLayout>(l, which, to, bytes, written);
 }
 
@@ -216,16 +235,19 @@ DJINN_EXPORT cublasStatus_t cublasLtMatmulPreferenceCreate(cublasLtMatmulPrefere
   return out ? create(out, new Preference) : CUBLAS_STATUS_INVALID_VALUE;
 }
 DJINN_EXPORT cublasStatus_t cublasLtMatmulPreferenceDestroy(cublasLtMatmulPreference_t p) { return destroy<Preference>(p); }
-DJINN_EXPORT cublasStatus_t cublasLtMatmulPreferenceSetAttribute(cublasLtMatmulPreference_t p, cublasLtMatmulPreferenceAttributes_t which, const void* from, size_t bytes) {
+DJINN_EXPORT cublasStatus_t cublasLtMatmulPreferenceSetAttribute(cublasLtMatmulPreference_t p, cublasLtMatmulPreferenceAttributes_t which,
+                                                                 const void* from, size_t bytes) {
   return set<Preference, kPreference>(p, which, from, bytes);
 }
-DJINN_EXPORT cublasStatus_t cublasLtMatmulPreferenceGetAttribute(cublasLtMatmulPreference_t p, cublasLtMatmulPreferenceAttributes_t which, void* to, size_t bytes, size_t* written) {
+DJINN_EXPORT cublasStatus_t cublasLtMatmulPreferenceGetAttribute(cublasLtMatmulPreference_t p, cublasLtMatmulPreferenceAttributes_t which, void* to,
+                                                                 size_t bytes, size_t* written) {
   return get<Preference, kPreference>(p, which, to, bytes, written);
 }
 
 // One answer, all zero: the server chooses the algorithm and needs no workspace. A round trip would cost 16 of them per training step.
-DJINN_EXPORT cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t handle, cublasLtMatmulDesc_t desc, cublasLtMatrixLayout_t a, cublasLtMatrixLayout_t b,
-                                                           cublasLtMatrixLayout_t c, cublasLtMatrixLayout_t d, cublasLtMatmulPreference_t preference, int wanted,
+DJINN_EXPORT cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t handle, cublasLtMatmulDesc_t desc, cublasLtMatrixLayout_t a,
+                                                           cublasLtMatrixLayout_t b, cublasLtMatrixLayout_t c, cublasLtMatrixLayout_t d,
+                                                           cublasLtMatmulPreference_t preference, int wanted,
                                                            cublasLtMatmulHeuristicResult_t results[], int* count) {
   if (!djinn::library::blas(handle)) return CUBLAS_STATUS_NOT_INITIALIZED;
   if (wanted <= 0 || !results || !count || !at<Preference>(preference) || !valid(product(desc, a, b, c, d))) return CUBLAS_STATUS_INVALID_VALUE;
@@ -235,9 +257,10 @@ DJINN_EXPORT cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t hand
   return CUBLAS_STATUS_SUCCESS;
 }
 
-DJINN_EXPORT cublasStatus_t cublasLtMatmul(cublasLtHandle_t handle, cublasLtMatmulDesc_t desc, const void* alpha, const void* a, cublasLtMatrixLayout_t a_layout,
-                                           const void* b, cublasLtMatrixLayout_t b_layout, const void* beta, const void* c, cublasLtMatrixLayout_t c_layout,
-                                           void* d, cublasLtMatrixLayout_t d_layout, const cublasLtMatmulAlgo_t*, void*, size_t, cudaStream_t stream) {
+DJINN_EXPORT cublasStatus_t cublasLtMatmul(cublasLtHandle_t handle, cublasLtMatmulDesc_t desc, const void* alpha, const void* a,
+                                           cublasLtMatrixLayout_t a_layout, const void* b, cublasLtMatrixLayout_t b_layout, const void* beta,
+                                           const void* c, cublasLtMatrixLayout_t c_layout, void* d, cublasLtMatrixLayout_t d_layout,
+                                           const cublasLtMatmulAlgo_t*, void*, size_t, cudaStream_t stream) {
   if (!djinn::library::blas(handle)) return CUBLAS_STATUS_NOT_INITIALIZED;
   Product p = product(desc, a_layout, b_layout, c_layout, d_layout);
   if (!alpha || !beta || !valid(p)) return CUBLAS_STATUS_INVALID_VALUE;
@@ -253,10 +276,14 @@ DJINN_EXPORT cublasStatus_t cublasLtMatmul(cublasLtHandle_t handle, cublasLtMatm
   uint64_t d_type = p.d->get<CUBLASLT_MATRIX_LAYOUT_TYPE>(), bias_type = t.get<CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE>();
   djinn::api::cublasLtMatmul m;
   m.stream = djinn::library::stream_id(stream);
-  m.desc = {static_cast<uint32_t>(t.get<CUBLASLT_MATMUL_DESC_COMPUTE_TYPE>()), static_cast<uint32_t>(t.get<CUBLASLT_MATMUL_DESC_SCALE_TYPE>()),
-            static_cast<uint32_t>(t.get<CUBLASLT_MATMUL_DESC_TRANSA>()), static_cast<uint32_t>(t.get<CUBLASLT_MATMUL_DESC_TRANSB>()),
-            static_cast<uint32_t>(t.get<CUBLASLT_MATMUL_DESC_EPILOGUE>()), static_cast<uint32_t>(bias_type == kMinusOne32 ? d_type : bias_type),
-            t.get<CUBLASLT_MATMUL_DESC_BIAS_POINTER>(), static_cast<int64_t>(t.get<CUBLASLT_MATMUL_DESC_BIAS_BATCH_STRIDE>())};
+  m.desc = {static_cast<uint32_t>(t.get<CUBLASLT_MATMUL_DESC_COMPUTE_TYPE>()),
+            static_cast<uint32_t>(t.get<CUBLASLT_MATMUL_DESC_SCALE_TYPE>()),
+            static_cast<uint32_t>(t.get<CUBLASLT_MATMUL_DESC_TRANSA>()),
+            static_cast<uint32_t>(t.get<CUBLASLT_MATMUL_DESC_TRANSB>()),
+            static_cast<uint32_t>(t.get<CUBLASLT_MATMUL_DESC_EPILOGUE>()),
+            static_cast<uint32_t>(bias_type == kMinusOne32 ? d_type : bias_type),
+            t.get<CUBLASLT_MATMUL_DESC_BIAS_POINTER>(),
+            static_cast<int64_t>(t.get<CUBLASLT_MATMUL_DESC_BIAS_BATCH_STRIDE>())};
   m.alpha = scalar(t, alpha);
   m.beta = scalar(t, beta);
   m.a = matrix(*p.a, a);

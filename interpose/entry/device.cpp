@@ -71,7 +71,8 @@ DJINN_EXPORT cudaError_t cudaRuntimeGetVersion(int* v) {
   *v = CUDART_VERSION;
   return cudaSuccess;
 }
-DJINN_EXPORT cudaError_t cudaGetDriverEntryPointByVersion(const char* name, void** function, unsigned, unsigned long long, cudaDriverEntryPointQueryResult* result) {
+DJINN_EXPORT cudaError_t cudaGetDriverEntryPointByVersion(const char* name, void** function, unsigned, unsigned long long,
+                                                          cudaDriverEntryPointQueryResult* result) {
   if (!name || !function) return fail(cudaErrorInvalidValue);
   *function = nullptr;
   if (result) *result = cudaDriverEntryPointSymbolNotFound;
@@ -127,7 +128,8 @@ DJINN_EXPORT CUresult cuDevicePrimaryCtxRetain(CUcontext* context, CUdevice devi
 }
 DJINN_EXPORT CUresult cuCtxGetCurrent(CUcontext* context) {
   if (!context) return CUDA_ERROR_INVALID_VALUE;
-  // The launches of this scope, dropped as they are, would have made the primary context current on a new thread (autograd's); PyTorch warns otherwise.
+  // The launches of this scope, dropped as they are, would have made the primary context current on a new thread (autograd's); PyTorch warns
+  // otherwise.
   if (scope().depth > 0 && !current_context() && primary_context_active()) set_current_context(primary_context());
   *context = current_context();
   return session() ? CUDA_SUCCESS : CUDA_ERROR_NOT_INITIALIZED;

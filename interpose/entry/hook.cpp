@@ -1,6 +1,6 @@
-// The table that the framework's hook works with (semantic/abi/hook.h), and the loading of the hook: inside the first CUDA call, when libtorch_cuda is in
-// the process, RTLD_LOCAL from our own folder. A hook that cannot be loaded, or refuses this torch, is said in one sentence; the program then runs at
-// call level, which the CPU device refuses by name.
+// The table that the framework's hook works with (semantic/abi/hook.h), and the loading of the hook: inside the first CUDA call, when libtorch_cuda
+// is in the process, RTLD_LOCAL from our own folder. A hook that cannot be loaded, or refuses this torch, is said in one sentence; the program then
+// runs at call level, which the CPU device refuses by name.
 #include <dlfcn.h>
 #include <unistd.h>
 
@@ -8,9 +8,11 @@
 #include <cstring>
 #include <mutex>
 
+#include "interpose/batch/configuration.hpp"
 #include "interpose/batch/counters.hpp"
 #include "interpose/batch/session.hpp"
 #include "interpose/entry/hook_host.hpp"
+#include "interpose/shadow/error.hpp"
 
 namespace djinn {
 
@@ -28,6 +30,15 @@ int call_for_hook(uint32_t opcode, uint16_t flags, const void* payload, size_t s
   const Reply& r = owned->reply;
   *out = {r.status, r.payload.data(), r.payload.size(), owned->bulk.data(), owned->bulk.size(), r.error.c_str(), owned};
   return r.status;
+}
+
+int blocking_error(char* text, size_t size) {
+  auto* s = session();
+  if (!s || !configuration().blocking) return 0;
+  s->log.wait_executed(s->log.last());
+  cudaError_t e = take_async_error();
+  if (e) snprintf(text, size, "%s", error_string(e));
+  return e;
 }
 
 constexpr djinn_hook_host kHost = {
@@ -63,6 +74,7 @@ constexpr djinn_hook_host kHost = {
     [](const char* name) { return static_cast<int>(perf(name)); },
     [](int level, const char* text) { say(static_cast<Level>(level), "%s", text); },
     [](void*) { return 0; },  // no stream captures: beginning to is refused
+    blocking_error,
 };
 
 }  // namespace
@@ -109,7 +121,8 @@ void load_hook() {
   else if (!start) snprintf(error, sizeof error, "%s is not Djinn's PyTorch hook", path.c_str());
   std::string here = torch_in_process().version, minor = built_for ? std::string(built_for()) + "." : "";
   if (!error[0] && here.compare(0, minor.size(), minor) != 0)
-    snprintf(error, sizeof error, "the PyTorch hook was built for torch %s, this process has torch %s: ops cannot be forwarded", built_for ? built_for() : "?", here.c_str());
+    snprintf(error, sizeof error, "the PyTorch hook was built for torch %s, this process has torch %s: ops cannot be forwarded",
+             built_for ? built_for() : "?", here.c_str());
   if (error[0] || start(&kHost, error, sizeof error)) say(Level::error, "%s", error);
 }
 

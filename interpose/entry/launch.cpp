@@ -25,11 +25,14 @@ struct CallConfiguration {
   size_t shared;
   void* stream;
 };
-static thread_local CallConfiguration configurations[8];
+// nvcc's <<<>>> pushes just before the stub that pops; nesting comes from arguments that launch, themselves nested
+// hardly ever.
+constexpr unsigned kConfigurationsMax = 4;
+static thread_local CallConfiguration configurations[kConfigurationsMax];
 static thread_local unsigned configuration_depth = 0;
 
 DJINN_EXPORT unsigned __cudaPushCallConfiguration(dim3 grid, dim3 block, size_t shared, void* stream) {
-  if (configuration_depth >= 8) return cudaErrorInvalidConfiguration;
+  if (configuration_depth >= kConfigurationsMax) return cudaErrorInvalidConfiguration;
   configurations[configuration_depth++] = {grid, block, shared, stream};
   return 0;
 }
@@ -55,7 +58,8 @@ DJINN_EXPORT cudaError_t __cudaLaunchKernel(cudaKernel_t kernel, dim3 grid, dim3
 DJINN_EXPORT cudaError_t cudaLaunchKernel(const void* function, dim3 grid, dim3 block, void** arguments, size_t shared, cudaStream_t stream) {
   return launch({function, grid, block, arguments, nullptr, 0, shared, stream}, "cudaLaunchKernel");
 }
-DJINN_EXPORT cudaError_t cudaLaunchCooperativeKernel(const void* function, dim3 grid, dim3 block, void** arguments, size_t shared, cudaStream_t stream) {
+DJINN_EXPORT cudaError_t cudaLaunchCooperativeKernel(const void* function, dim3 grid, dim3 block, void** arguments, size_t shared,
+                                                     cudaStream_t stream) {
   return launch({function, grid, block, arguments, nullptr, 0, shared, stream, true}, "cudaLaunchCooperativeKernel");
 }
 DJINN_EXPORT cudaError_t cudaLaunchKernelExC(const cudaLaunchConfig_t* c, const void* function, void** arguments) {
@@ -79,7 +83,8 @@ DJINN_EXPORT cudaError_t cudaFuncGetAttributes(cudaFuncAttributes* a, const void
   return cudaSuccess;
 }
 static cudaError_t set_attribute(cudaFuncAttribute attribute, int value) {
-  if (attribute == cudaFuncAttributeMaxDynamicSharedMemorySize && (value < 0 || static_cast<size_t>(value) > kSharedBytesMax)) return fail(cudaErrorInvalidValue);
+  if (attribute == cudaFuncAttributeMaxDynamicSharedMemorySize && (value < 0 || static_cast<size_t>(value) > kSharedBytesMax))
+    return fail(cudaErrorInvalidValue);
   return cudaSuccess;  // a hint for a scheduler that is not ours
 }
 DJINN_EXPORT cudaError_t cudaFuncSetAttribute(const void*, cudaFuncAttribute attribute, int value) { return set_attribute(attribute, value); }

@@ -1,6 +1,7 @@
 // Handles and descriptors of the CUDA libraries (cuBLAS, cuDNN …): minted here, never translated, never sent. All libraries share one space of ids,
-// since PyTorch passes a cuBLAS handle where a cuBLASLt handle is wanted. What a handle's state means to the server travels by value inside the calls that
-// use it. The generated entry points (semantic/api) are written in terms of this file. Mirror: server/decode/library.cpp, which knows no handles.
+// since PyTorch passes a cuBLAS handle where a cuBLASLt handle is wanted. What a handle's state means to the server travels by value inside the calls
+// that use it. The generated entry points (semantic/api) are written in terms of this file. Mirror: server/decode/library.cpp, which knows no
+// handles.
 #pragma once
 #include <concepts>
 #include <cstring>
@@ -43,8 +44,8 @@ struct Object {
 };
 
 // Ids are positive and fit into an int (cufftHandle is one). A destroyed id is not minted again before the generation counter has gone round.
-uint64_t insert(Object* object);          // takes it over; 0 when there are too many
-Object* find(uint64_t id, uint32_t kind); // null unless the id lives and is of that kind
+uint64_t insert(Object* object);           // takes it over; 0 when there are too many
+Object* find(uint64_t id, uint32_t kind);  // null unless the id lives and is of that kind
 bool erase(uint64_t id, uint32_t kind);
 
 template <class H>
@@ -126,7 +127,8 @@ size_t scalar_bytes(int compute_type, int output_type);
 bool dropped(const char* name);
 // A parameter of type T may travel as W: same size, and both signed, or both not, or an enum as its number.
 template <class T, class W>
-constexpr bool travels_as = sizeof(T) == sizeof(W) && (std::is_enum_v<T> ? std::is_same_v<W, uint32_t> : std::is_arithmetic_v<T> && std::is_signed_v<T> == std::is_signed_v<W>);
+constexpr bool travels_as = sizeof(T) == sizeof(W) &&
+                            (std::is_enum_v<T> ? std::is_same_v<W, uint32_t> : std::is_arithmetic_v<T> && std::is_signed_v<T> == std::is_signed_v<W>);
 inline uint64_t address(const void* p) { return reinterpret_cast<uint64_t>(p); }
 // The wire's name of a stream: the three names of the default stream are one.
 uint64_t stream_id(const void* stream);

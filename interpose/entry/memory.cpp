@@ -90,23 +90,24 @@ DJINN_EXPORT CUresult cuPointerGetAttribute(void* data, CUpointer_attribute attr
       if (!block) return CUDA_ERROR_NOT_SUPPORTED;
       *static_cast<size_t*>(data) = block->bytes;
       return CUDA_SUCCESS;
-    case CU_POINTER_ATTRIBUTE_BUFFER_ID:
-      *static_cast<unsigned long long*>(data) = block ? block->address : p;
-      return CUDA_SUCCESS;
+    case CU_POINTER_ATTRIBUTE_BUFFER_ID: *static_cast<unsigned long long*>(data) = block ? block->address : p; return CUDA_SUCCESS;
     case CU_POINTER_ATTRIBUTE_IS_MANAGED: *static_cast<unsigned*>(data) = 0; return CUDA_SUCCESS;
     case CU_POINTER_ATTRIBUTE_IS_LEGACY_CUDA_IPC_CAPABLE: *static_cast<unsigned*>(data) = 0; return CUDA_SUCCESS;
     default: return CUDA_ERROR_NOT_SUPPORTED;
   }
 }
 
-DJINN_EXPORT cudaError_t cudaMemcpy(void* d, const void* s, size_t n, cudaMemcpyKind kind) { return copy({d, n, s, n, n, 1}, kind, 0, false, "cudaMemcpy"); }
+DJINN_EXPORT cudaError_t cudaMemcpy(void* d, const void* s, size_t n, cudaMemcpyKind kind) {
+  return copy({d, n, s, n, n, 1}, kind, 0, false, "cudaMemcpy");
+}
 DJINN_EXPORT cudaError_t cudaMemcpyAsync(void* d, const void* s, size_t n, cudaMemcpyKind kind, cudaStream_t stream) {
   return copy({d, n, s, n, n, 1}, kind, id(stream), true, "cudaMemcpyAsync");
 }
 DJINN_EXPORT cudaError_t cudaMemcpy2D(void* d, size_t dp, const void* s, size_t sp, size_t width, size_t height, cudaMemcpyKind kind) {
   return copy({d, dp, s, sp, width, height}, kind, 0, false, "cudaMemcpy2D");
 }
-DJINN_EXPORT cudaError_t cudaMemcpy2DAsync(void* d, size_t dp, const void* s, size_t sp, size_t width, size_t height, cudaMemcpyKind kind, cudaStream_t stream) {
+DJINN_EXPORT cudaError_t cudaMemcpy2DAsync(void* d, size_t dp, const void* s, size_t sp, size_t width, size_t height, cudaMemcpyKind kind,
+                                           cudaStream_t stream) {
   return copy({d, dp, s, sp, width, height}, kind, id(stream), true, "cudaMemcpy2DAsync");
 }
 DJINN_EXPORT cudaError_t cudaMemcpyPeerAsync(void* d, int to, const void* s, int from, size_t n, cudaStream_t stream) {

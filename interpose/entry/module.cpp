@@ -1,5 +1,5 @@
-// Exported: the driver API's modules and functions. A CUmodule is a LoadedModule, a CUfunction the handle of one of its kernels; launches take the same
-// way as the runtime's (encode/launch.cpp).
+// Exported: the driver API's modules and functions. A CUmodule is a LoadedModule, a CUfunction the handle of one of its kernels; launches take the
+// same way as the runtime's (encode/launch.cpp).
 #include <cstdio>
 
 #include "interpose/encode/launch.hpp"
@@ -44,7 +44,8 @@ DJINN_EXPORT CUresult cuModuleGetFunction(CUfunction* function, CUmodule m, cons
   return CUDA_SUCCESS;
 }
 
-static CUresult launch_function(CUfunction f, dim3 grid, dim3 block, unsigned shared, CUstream stream, void** params, void** extra, bool cooperative, const char* name) {
+static CUresult launch_function(CUfunction f, dim3 grid, dim3 block, unsigned shared, CUstream stream, void** params, void** extra, bool cooperative,
+                                const char* name) {
   LaunchRequest r{f, grid, block, params, nullptr, 0, shared, stream, cooperative};
   size_t bytes = 0;
   for (void** e = params ? nullptr : extra; e && *e != CU_LAUNCH_PARAM_END; e += 2) {
@@ -55,12 +56,12 @@ static CUresult launch_function(CUfunction f, dim3 grid, dim3 block, unsigned sh
   r.packed_bytes = bytes;
   return to_driver(launch(r, name));
 }
-DJINN_EXPORT CUresult cuLaunchKernel(CUfunction f, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz, unsigned shared, CUstream stream, void** params,
-                                     void** extra) {
+DJINN_EXPORT CUresult cuLaunchKernel(CUfunction f, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz, unsigned shared,
+                                     CUstream stream, void** params, void** extra) {
   return launch_function(f, {gx, gy, gz}, {bx, by, bz}, shared, stream, params, extra, false, "cuLaunchKernel");
 }
-DJINN_EXPORT CUresult cuLaunchCooperativeKernel(CUfunction f, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz, unsigned shared, CUstream stream,
-                                                void** params) {
+DJINN_EXPORT CUresult cuLaunchCooperativeKernel(CUfunction f, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz,
+                                                unsigned shared, CUstream stream, void** params) {
   return launch_function(f, {gx, gy, gz}, {bx, by, bz}, shared, stream, params, nullptr, true, "cuLaunchCooperativeKernel");
 }
 

@@ -64,7 +64,8 @@ DJINN_EXPORT cudaError_t cudaStreamWaitEvent(cudaStream_t s, cudaEvent_t e, unsi
 // ---- events ----
 static cudaError_t make_event(cudaEvent_t* out, unsigned flags) {
   if (!out || (flags & ~(cudaEventBlockingSync | cudaEventDisableTiming | cudaEventInterprocess))) return fail(cudaErrorInvalidValue);
-  if (flags & cudaEventInterprocess) return say_absent("cudaEventInterprocess", "events between processes are not built yet"), fail(cudaErrorNotSupported);
+  if (flags & cudaEventInterprocess)
+    return say_absent("cudaEventInterprocess", "events between processes are not built yet"), fail(cudaErrorNotSupported);
   if (cudaError_t e = need_context()) return fail(e);
   *out = reinterpret_cast<cudaEvent_t>(create_event(!(flags & cudaEventDisableTiming)));
   return cudaSuccess;
@@ -125,8 +126,8 @@ DJINN_EXPORT cudaError_t cudaStreamIsCapturing(cudaStream_t s, cudaStreamCapture
   *status = cudaStreamCaptureStatusNone;
   return cudaSuccess;
 }
-DJINN_EXPORT cudaError_t cudaStreamGetCaptureInfo(cudaStream_t s, cudaStreamCaptureStatus* status, unsigned long long*, cudaGraph_t*, const cudaGraphNode_t**,
-                                                  const cudaGraphEdgeData**, size_t*) {
+DJINN_EXPORT cudaError_t cudaStreamGetCaptureInfo(cudaStream_t s, cudaStreamCaptureStatus* status, unsigned long long*, cudaGraph_t*,
+                                                  const cudaGraphNode_t**, const cudaGraphEdgeData**, size_t*) {
   return cudaStreamIsCapturing(s, status);
 }
 DJINN_EXPORT cudaError_t cudaThreadExchangeStreamCaptureMode(cudaStreamCaptureMode* mode) {

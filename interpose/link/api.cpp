@@ -29,7 +29,9 @@ djinn_link* open(const djinn_link_config* config, const djinn_link_events* event
   return nullptr;
 }
 
-int send(djinn_link* l, const void* frame, size_t size, const djinn_part* bulk, size_t count) noexcept { return l->send(bytes(frame, size), {bulk, count}); }
+int send(djinn_link* l, const void* frame, size_t size, const djinn_part* bulk, size_t count) noexcept {
+  return l->send(bytes(frame, size), {bulk, count});
+}
 int drive(djinn_link* l, unsigned microseconds) noexcept { return l->drive(std::chrono::microseconds(microseconds)); }
 void stats(djinn_link* l, djinn_link_stats* s) noexcept { *s = l->stats(); }
 

@@ -1,5 +1,5 @@
-// One connection of the client: a DEALER, and what its monitor says about it. The monitor is what makes errors quick: it tells that nobody listens, or
-// that the peer is gone, while the socket itself would only stay silent. It also tells the descriptor, which a forked child must close, and
+// One connection of the client: a DEALER, and what its monitor says about it. The monitor is what makes errors quick: it tells that nobody listens,
+// or that the peer is gone, while the socket itself would only stay silent. It also tells the descriptor, which a forked child must close, and
 // through which the kernel is asked who the peer is and whether bytes still move.
 #pragma once
 #include <sys/stat.h>

@@ -16,8 +16,8 @@ namespace {
 
 // Nothing that was posted stays unflushed longer than this.
 constexpr auto kTick = 500ms;
-// What one round of the pump may add to the peer's silence. A round takes half a second at most unless we did not run ourselves (Ctrl-Z, a debugger, a
-// laptop's lid): then the peer's silence proves nothing.
+// What one round of the pump may add to the peer's silence. A round takes half a second at most unless we did not run ourselves (Ctrl-Z, a debugger,
+// a laptop's lid): then the peer's silence proves nothing.
 constexpr nanoseconds kRoundMax = 1s;
 // Pauses between two looks of a driving thread, about a microsecond together: looking takes the socket's lock, which senders want too.
 constexpr int kPauses = 20;
@@ -82,7 +82,7 @@ void Link::describe(djinn_link_opened& o) const {
 }
 
 void Link::declare_lost(const std::string& why) {
-  if (closing_ || lost_.exchange(true)) return;
+  if (closing_ || leaving_ || lost_.exchange(true)) return;
   events_.on_lost(events_.self, sentence(endpoint_, why).c_str());
 }
 
@@ -129,8 +129,8 @@ bool Link::send_emulated(std::span<const std::byte> frame, std::span<const djinn
       return true;
     }
   }
+  declare_lost("the emulated network cut the connection");  // first, or the pump would see the end and name it otherwise
   session_.connection->cut();
-  declare_lost("the emulated network cut the connection");
   return false;
 }
 
@@ -278,6 +278,7 @@ void Link::close(milliseconds patience) {
     return emulated_->outgoing.next().has_value();
   };
   bool lost = lost_;
+  leaving_ = true;  // the worker hangs up when it reads the goodbye: that is no loss
   if (!lost) send_bare(FrameKind::goodbye);
   // what is under way in the emulated network still leaves; the pump sees to it
   while (!lost_ && emulated_ && under_way() && Clock::now() < deadline) std::this_thread::sleep_for(1ms);

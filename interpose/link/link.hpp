@@ -1,5 +1,5 @@
-// An open session's link: who sends, who receives, and who notices the end. A program thread sends through it directly and may drive the socket while it
-// waits for an answer; the pump thread does everything that nobody waits for: it receives, keeps the connection alive, ticks, and declares it
+// An open session's link: who sends, who receives, and who notices the end. A program thread sends through it directly and may drive the socket while
+// it waits for an answer; the pump thread does everything that nobody waits for: it receives, keeps the connection alive, ticks, and declares it
 // lost. Mirror: server/session/worker.
 #pragma once
 #include <atomic>
@@ -59,7 +59,7 @@ class Link {
 
   std::thread pump_;
   std::mutex deliver_;  // receiving and handing over are one step, so that frames are delivered in order whoever drives
-  std::atomic<bool> closing_{false}, lost_{false};
+  std::atomic<bool> closing_{false}, leaving_{false}, lost_{false};
   std::atomic<uint64_t> arrivals_{0};  // messages of any kind: signs of life
   std::atomic<uint64_t> messages_received_{0}, bytes_received_{0}, heartbeats_{0}, ignored_{0};
 

@@ -17,7 +17,7 @@ namespace djinn {
 struct LoadedModule {
   const void* wrapper = nullptr;  // as registered
   bool opened = false;
-  uint64_t id = 0;                // on the wire; 0 = not sent, `code` and `error` say why
+  uint64_t id = 0;  // on the wire; 0 = not sent, `code` and `error` say why
   cudaError_t code = cudaSuccess;
   std::string error;
   std::unordered_map<std::string, module::Kernel> kernels;

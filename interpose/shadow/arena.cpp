@@ -68,18 +68,22 @@ bool DeviceArena::grow_lease(uint64_t needed) {
 
 bool DeviceArena::cover(uint64_t address, uint64_t bytes) {
   uint64_t needed = 0;
-  each_run(address, bytes, [](uint32_t users) { return users == 0; }, [&](uint64_t, uint64_t n) { needed += n; });
+  each_run(
+      address, bytes, [](uint32_t users) { return users == 0; }, [&](uint64_t, uint64_t n) { needed += n; });
   if (!grow_lease(needed)) return false;
-  each_run(address, bytes, [](uint32_t& users) { return users++ == 0; }, server_.map);
+  each_run(
+      address, bytes, [](uint32_t& users) { return users++ == 0; }, server_.map);
   mapped_ += needed;
   return true;
 }
 
 void DeviceArena::uncover(uint64_t address, uint64_t bytes) {
-  each_run(address, bytes, [](uint32_t& users) { return --users == 0; }, [&](uint64_t at, uint64_t n) {
-    server_.unmap(at, n);
-    mapped_ -= n;
-  });
+  each_run(
+      address, bytes, [](uint32_t& users) { return --users == 0; },
+      [&](uint64_t at, uint64_t n) {
+        server_.unmap(at, n);
+        mapped_ -= n;
+      });
   // give others what this process will hardly need again
   if (lease_ - mapped_ > kLeaseIdle) lease_ = std::max(mapped_, server_.lease(mapped_ + kLeaseStep));
 }

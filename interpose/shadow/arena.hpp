@@ -46,10 +46,10 @@ class DeviceArena {
   const uint64_t begin_, size_;
   Server server_;
   mutable std::mutex mutex_;
-  std::map<uint64_t, uint64_t> free_;                  // address → bytes
-  std::set<std::pair<uint64_t, uint64_t>> by_size_;    // (bytes, address): best fit, lowest address first
+  std::map<uint64_t, uint64_t> free_;                // address → bytes
+  std::set<std::pair<uint64_t, uint64_t>> by_size_;  // (bytes, address): best fit, lowest address first
   std::map<uint64_t, uint64_t> used_;
-  std::vector<uint32_t> users_;                        // allocations that touch each granule
+  std::vector<uint32_t> users_;  // allocations that touch each granule
   uint64_t lease_, mapped_ = 0, allocated_ = 0;
 };
 

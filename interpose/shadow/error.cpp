@@ -12,6 +12,9 @@ namespace djinn {
 
 namespace {
 
+// A program that goes on after errors may cause them by the thousand; this many are said on stderr.
+constexpr unsigned kErrorLinesMax = 100;
+
 struct Async {
   std::mutex mutex;
   std::atomic<bool> waiting{false};  // something to deliver: the fast check
@@ -19,6 +22,7 @@ struct Async {
   bool sticky = false;
   std::string text;    // of the error to deliver
   std::string latest;  // of the last that arrived
+  unsigned lines = 0;  // said on stderr
   std::string lost;    // why the session is over
 };
 Async& async() {
@@ -26,11 +30,18 @@ Async& async() {
   return *a;
 }
 
-struct Last {
-  cudaError_t code;        // cudaGetLastError
-  cudaError_t told;        // the code whose words these are
+struct Words {
+  cudaError_t code;  // the code whose words these are
   char words[1024];
   char string[1280];
+  Words* next;  // all of the process, so that a leak checker finds them
+};
+std::atomic<Words*> all_words{nullptr};
+// Small, because the library's thread-local storage is static and must fit what the loader keeps for dlopen; the words
+// are made when there are any, and stay with the process (CUDA is called from threads' exit handlers).
+struct Last {
+  cudaError_t code;  // cudaGetLastError
+  Words* told;
 };
 thread_local Last last{};
 
@@ -39,7 +50,8 @@ struct Row {
   cudaError_t code;
   const char *name, *text;
 };
-#define ROW(name, text) {name, #name, text}
+#define ROW(name, text) \
+  { name, #name, text }
 constexpr Row kRows[] = {
     ROW(cudaSuccess, "no error"),
     ROW(cudaErrorInvalidValue, "invalid argument"),
@@ -197,10 +209,13 @@ std::string error_words(std::string_view operation, std::string_view text) {
 void latch_error(const wire::Error& e, std::string_view operation, std::string_view text) {
   std::string words = error_words(operation, text);
   Async& a = async();
+  bool quiet;
   {
     std::lock_guard lock(a.mutex);
     bool sticky = e.error_class == wire::ErrorClass::sticky;
     if (a.sticky) return;  // nothing after it matters
+    quiet = words == a.latest || a.lines++ >= kErrorLinesMax;
+    if (!quiet && a.lines == kErrorLinesMax) words += " (the last error that is said here)";
     a.latest = words;
     if (a.code == cudaSuccess || sticky) {  // the first stands; sticky goes before what is delivered once
       a.code = static_cast<cudaError_t>(e.code);
@@ -209,7 +224,7 @@ void latch_error(const wire::Error& e, std::string_view operation, std::string_v
       a.waiting.store(true, std::memory_order_release);
     }
   }
-  say(Level::warning, "%s", words.c_str());
+  if (!quiet) say(Level::warning, "%s", words.c_str());
 }
 
 std::string latest_error_text() {
@@ -218,8 +233,13 @@ std::string latest_error_text() {
 }
 
 static void tell(cudaError_t code, const std::string& words) {
-  last.told = code;
-  snprintf(last.words, sizeof last.words, "%s", words.c_str());
+  if (!last.told) {
+    Words* w = last.told = new Words{};
+    w->next = all_words;
+    while (!all_words.compare_exchange_weak(w->next, w)) {}
+  }
+  last.told->code = code;
+  snprintf(last.told->words, sizeof last.told->words, "%s", words.c_str());
 }
 
 cudaError_t take_async_error() {
@@ -286,9 +306,10 @@ const char* error_name(cudaError_t e) {
 const char* error_string(cudaError_t e) {
   const Row* r = row_of(e);
   const char* text = r ? r->text : "unrecognized error code";
-  if (last.told != e || !last.words[0]) return text;
-  snprintf(last.string, sizeof last.string, "%s: %s", text, last.words);
-  return last.string;
+  Words* w = last.told;
+  if (!w || w->code != e || !w->words[0]) return text;
+  snprintf(w->string, sizeof w->string, "%s: %s", text, w->words);
+  return w->string;
 }
 
 // The runtime's numbers are the driver's for everything that both have, since CUDA 10.1.

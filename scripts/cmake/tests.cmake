@@ -5,7 +5,7 @@
 
 find_package(Catch2 REQUIRED)
 include(${Catch2_DIR}/Catch.cmake)
-if(TARGET Catch2::Catch2WithMain)
+if(Catch2_VERSION VERSION_GREATER_EQUAL 3)
   add_library(djinn_catch INTERFACE)
   target_link_libraries(djinn_catch INTERFACE Catch2::Catch2WithMain)
 else()

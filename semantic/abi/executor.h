@@ -20,11 +20,11 @@ typedef struct djinn_executor_host {
 } djinn_executor_host;
 
 typedef struct djinn_executor_result {
-  int code;             /* cudaError_t, 0 = success */
-  uint32_t error_class; /* wire::ErrorClass */
-  const char* operation;/* "aten::embedding"; valid until the next call */
+  int code;              /* cudaError_t, 0 = success */
+  uint32_t error_class;  /* wire::ErrorClass */
+  const char* operation; /* "aten::embedding"; valid until the next call */
   const char* text;
-  const void* reply;    /* op_query: reply payload, valid until the next call */
+  const void* reply; /* op_query: reply payload, valid until the next call */
   size_t reply_size;
 } djinn_executor_result;
 

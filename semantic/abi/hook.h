@@ -15,10 +15,10 @@ extern "C" {
 typedef struct djinn_scope {
   int depth;
   int abort;
-  const char* why;     /* name of the function that asked for a device value */
-  uint64_t dropped;    /* device work dropped in this scope, for statistics */
-  uint32_t id;         /* non-zero with --check: calls are forwarded with kFlagScoped instead of dropped */
-  const char* op;      /* "aten::mm", for messages */
+  const char* why;  /* name of the function that asked for a device value */
+  uint64_t dropped; /* device work dropped in this scope, for statistics */
+  uint32_t id;      /* non-zero with --check: calls are forwarded with kFlagScoped instead of dropped */
+  const char* op;   /* "aten::mm", for messages */
 } djinn_scope;
 
 typedef struct djinn_span {
@@ -27,12 +27,12 @@ typedef struct djinn_span {
 } djinn_span;
 
 typedef struct djinn_reply {
-  int status;             /* cudaError_t of the command: 0 = success */
-  const void* data;       /* reply payload after wire::Reply, valid until release */
+  int status;       /* cudaError_t of the command: 0 = success */
+  const void* data; /* reply payload after wire::Reply, valid until release */
   size_t size;
   const djinn_span* bulk;
   size_t bulk_count;
-  const char* error;      /* text when status != 0: operation and reason */
+  const char* error; /* text when status != 0: operation and reason */
   void* owner;
 } djinn_reply;
 
@@ -57,8 +57,10 @@ typedef struct djinn_hook_host {
   int (*perf)(const char* name);
   /* Writes one line to stderr in Djinn's form, at level 0 error 1 warning 2 info 3 debug. */
   void (*log)(int level, const char* text);
-  /* Sets what the next failing op of this thread should report (used by annotated calls). */
   int (*stream_capturing)(void* stream);
+  /* With CUDA_LAUNCH_BLOCKING=1: waits until everything posted has been executed; an error that has arrived is delivered here: its code, and `text` is
+   * filled with what CUDA would say of it. Else 0 at once. The hook asks after each op that it posts, so that the error names the op's own line. */
+  int (*blocking_error)(char* text, size_t size);
 } djinn_hook_host;
 
 /* In libdjinn_torch.so. Returns 0, or fills `error` with one sentence. */

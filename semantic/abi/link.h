@@ -18,16 +18,16 @@ typedef struct djinn_part { /* one message part to send or received */
 } djinn_part;
 
 typedef struct djinn_link_config {
-  const char* endpoint;         /* of the broker's control port or front door: tcp://HOST:PORT or ipc://PATH */
+  const char* endpoint; /* of the broker's control port or front door: tcp://HOST:PORT or ipc://PATH */
   const char* program;
-  const char* torch;            /* version of libtorch in the process or "" */
+  const char* torch; /* version of libtorch in the process or "" */
   const char* torch_directory;
-  int level;                    /* control::Level */
-  const uint64_t* ranges;       /* pairs {address, size} */
+  int level;              /* control::Level */
+  const uint64_t* ranges; /* pairs {address, size} */
   size_t range_count;
   unsigned open_timeout_ms, heartbeat_ms, lost_ms; /* lost_ms: a silent peer is lost after this; 5,000 */
-  const char* emulate;          /* DJINN_LINK: "rtt=1ms,bandwidth=1Gbit,seed=7,cut=0.001,…", null = the real network */
-  int check_peer_uid;           /* ipc endpoints of the embedded default: refuse a server of another user */
+  const char* emulate;                             /* DJINN_LINK: "rtt=1ms,bandwidth=1Gbit,seed=7,cut=0.001,…", null = the real network */
+  int check_peer_uid;                              /* ipc endpoints of the embedded default: refuse a server of another user */
 } djinn_link_config;
 
 typedef struct djinn_link_opened { /* strings live as long as the link */
@@ -44,7 +44,8 @@ typedef struct djinn_link_opened { /* strings live as long as the link */
 
 typedef struct djinn_link_events {
   void* self;
-  /* A whole report frame, header included, with its bulk parts. Called by whichever thread drives the socket, one at a time; may send, must not drive. */
+  /* A whole report frame, header included, with its bulk parts. Called by whichever thread drives the socket, one at a time; may send, must not
+   * drive. */
   void (*on_frame)(void* self, const void* frame, size_t size, const djinn_part* bulk, size_t bulk_count);
   /* Once, when the session is over: `reason` names the server and why. From whichever thread notices, maybe inside its own send. */
   void (*on_lost)(void* self, const char* reason);

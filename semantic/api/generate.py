@@ -39,7 +39,6 @@ def generate(out, include, fallback):
         write(out / f"entry_{api.name}.cpp", lines)
     rows = [row for family in families.values() for row, _ in family]
     write(out / "entry_table.cpp", entry.table(rows, {c.name: c.opcode for c in commands}))
-    write(out / "exports.map", entry.exports(rows))
     write(out / "djinn_api" / "commands.hpp", wire.commands_header(commands, {api.name: api.name in known for api in apis}))
     write(out / "djinn_api" / "decode_table.inc", wire.decode_table(commands))
     write(out / "ledger.json", ledger.as_json(families, missing))

@@ -36,12 +36,12 @@ struct Matrix {
 };
 
 struct MatmulDescription {
-  uint32_t compute_type;  // cublasComputeType_t
-  uint32_t scale_type;    // cudaDataType
+  uint32_t compute_type;              // cublasComputeType_t
+  uint32_t scale_type;                // cudaDataType
   uint32_t transpose_a, transpose_b;  // cublasOperation_t
-  uint32_t epilogue;      // cublasLtEpilogue_t
-  uint32_t bias_type;     // cudaDataType
-  uint64_t bias;          // device address, or 0
+  uint32_t epilogue;                  // cublasLtEpilogue_t
+  uint32_t bias_type;                 // cudaDataType
+  uint64_t bias;                      // device address, or 0
   int64_t bias_batch_stride;
   friend bool operator==(const MatmulDescription&, const MatmulDescription&) = default;
 };

@@ -63,7 +63,8 @@ std::optional<Emulation> parse_emulation(std::string_view text, std::string& err
     text = more ? text.substr(comma + 1) : std::string_view{};
     size_t equals = part.find('=');
     if (equals == std::string_view::npos || !set(e, part.substr(0, equals), part.substr(equals + 1))) {
-      error = "DJINN_LINK: '" + std::string(part.substr(0, 100)) + "' is none of rtt=1ms, bandwidth=1Gbit, seed=N, cut=P, slow=P, duplicate=P, garbage=P";
+      error =
+          "DJINN_LINK: '" + std::string(part.substr(0, 100)) + "' is none of rtt=1ms, bandwidth=1Gbit, seed=N, cut=P, slow=P, duplicate=P, garbage=P";
       return std::nullopt;
     }
   }

@@ -58,7 +58,8 @@ class Pipe {
   explicit Pipe(const Emulation& e) : emulation_(e) {}
   void push(Item item, size_t bytes, std::chrono::nanoseconds extra = {}) {
     free_ = std::max(Clock::now() + extra, free_);
-    if (emulation_.bits_per_second > 0) free_ += std::chrono::nanoseconds(static_cast<int64_t>(static_cast<double>(bytes) * 8e9 / emulation_.bits_per_second));
+    if (emulation_.bits_per_second > 0)
+      free_ += std::chrono::nanoseconds(static_cast<int64_t>(static_cast<double>(bytes) * 8e9 / emulation_.bits_per_second));
     items_.push_back({free_ + emulation_.rtt / 2, std::move(item)});
   }
   std::optional<Item> pop_due() {

@@ -13,9 +13,7 @@ std::string Endpoint::text() const {
   return "tcp://" + (v6 ? "[" + host + "]" : host) + ":" + std::to_string(port);
 }
 
-bool Endpoint::is_loopback() const {
-  return kind == Kind::ipc || host == "localhost" || host == "::1" || host.rfind("127.", 0) == 0;
-}
+bool Endpoint::is_loopback() const { return kind == Kind::ipc || host == "localhost" || host == "::1" || host.rfind("127.", 0) == 0; }
 
 Endpoint Endpoint::sibling(uint16_t other_port, std::string_view suffix) const {
   Endpoint e = *this;

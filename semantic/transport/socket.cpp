@@ -61,8 +61,7 @@ zmq::message_t to_message(const djinn_part& p) {
 
 }  // namespace
 
-Socket::Socket(zmq::context_t& context, Kind kind)
-    : socket_(context, kind == Kind::dealer ? zmq::socket_type::dealer : zmq::socket_type::router) {
+Socket::Socket(zmq::context_t& context, Kind kind) : socket_(context, kind == Kind::dealer ? zmq::socket_type::dealer : zmq::socket_type::router) {
   set_common_options(socket_);
   if (kind == Kind::router) socket_.set(zmq::sockopt::router_mandatory, true);
   event_fd_ = socket_.get(zmq::sockopt::fd);
@@ -102,7 +101,8 @@ std::string Socket::endpoint() const {
   std::string text = const_cast<zmq::socket_t&>(socket_).get(zmq::sockopt::last_endpoint);
   // IPv6 is switched on, so libzmq writes IPv4 addresses as tcp://[::ffff:127.0.0.1]:5555; everybody else does not
   constexpr std::string_view kMapped = "tcp://[::ffff:";
-  if (size_t end = text.find(']'); text.rfind(kMapped, 0) == 0 && text.find('.') < end && end != text.npos) text = "tcp://" + text.substr(kMapped.size(), end - kMapped.size()) + text.substr(end + 1);
+  if (size_t end = text.find(']'); text.rfind(kMapped, 0) == 0 && text.find('.') < end && end != text.npos)
+    text = "tcp://" + text.substr(kMapped.size(), end - kMapped.size()) + text.substr(end + 1);
   return text;
 }
 

@@ -45,8 +45,8 @@ class Socket {
   // The same, but gives up at once when another thread holds the socket.
   std::optional<Message> try_receive();
 
-  // Sleeps until something may have arrived, someone called wake(), the time is over, or `also` (another descriptor, -1 = none) has input. One thread at
-  // a time.
+  // Sleeps until something may have arrived, someone called wake(), the time is over, or `also` (another descriptor, -1 = none) has input. One thread
+  // at a time.
   void wait(int milliseconds, int also = -1) { wait(std::chrono::milliseconds(milliseconds), also); }
   void wait(std::chrono::nanoseconds time, int also = -1);
   void wake();

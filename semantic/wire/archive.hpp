@@ -1,5 +1,5 @@
-// cereal archives over the bounded Reader and Writer. Every primitive takes 8 bytes; every size tag is bounded by kControl…Max and by the bytes that are
-// left, before anything is allocated. The sticky failure of wire::Reader carries through: a bad message unpacks to nullopt, never to an exception
+// cereal archives over the bounded Reader and Writer. Every primitive takes 8 bytes; every size tag is bounded by kControl…Max and by the bytes that
+// are left, before anything is allocated. The sticky failure of wire::Reader carries through: a bad message unpacks to nullopt, never to an exception
 // that leaves `unpack`. Used by the control plane (control.cpp) and between broker and workers (server/session/channel.hpp).
 #pragma once
 #include <array>
@@ -11,7 +11,6 @@
 
 #include "semantic/wire/codec.hpp"
 #include "semantic/wire/limits.hpp"
-
 
 // cereal's own headers for strings and vectors are left out on purpose: their size tags allocate before anything is checked.
 namespace djinn::wire::control {
@@ -104,8 +103,7 @@ std::optional<T> unpack(std::span<const std::byte> bytes) {
     T body;
     archive(body);
     if (reader.finished()) return body;
-  } catch (const std::exception&) {
-  }
+  } catch (const std::exception&) {}
   return std::nullopt;
 }
 

@@ -134,7 +134,7 @@ struct Pushed {
 };
 
 template <class... T>
-constexpr bool kWireLayout = ((std::is_trivially_copyable_v<T> && sizeof(T) % 8 == 0 && std::has_unique_object_representations_v<T>) && ...);
+constexpr bool kWireLayout = ((std::is_trivially_copyable_v<T> && sizeof(T) % 8 == 0 && std::has_unique_object_representations_v<T>)&&...);
 static_assert(kWireLayout<MapMemory, Lease, LeaseReply, MemoryInfo, Upload, Download, Copy, Fill, Handle, StreamCreate, StreamWait, EventRecord,
                           ModuleLoad, KernelGet, Launch, Reply, EventDone, Error, Pushed>);
 

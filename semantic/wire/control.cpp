@@ -43,8 +43,8 @@ std::optional<T> decode(std::span<const std::byte> message, Kind kind) {
   return body && sensible(*body) ? std::move(body) : std::nullopt;
 }
 
-#define DJINN_CONTROL_TYPE(T)                                                    \
-  template std::vector<std::byte> encode<T>(Kind, const T&);                     \
+#define DJINN_CONTROL_TYPE(T)                                \
+  template std::vector<std::byte> encode<T>(Kind, const T&); \
   template std::optional<T> decode<T>(std::span<const std::byte>, Kind);
 DJINN_CONTROL_TYPE(Open)
 DJINN_CONTROL_TYPE(Opened)

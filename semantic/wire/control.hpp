@@ -28,49 +28,62 @@ enum class Level : uint8_t { automatic = 0, call = 1, op = 2 };
 
 struct Range {
   uint64_t address = 0, size = 0;
-  template <class A> void serialize(A& a) { a(address, size); }
+  template <class A>
+  void serialize(A& a) {
+    a(address, size);
+  }
 };
 struct Open {
-  std::string host, program;       // whom the session belongs to, for ps and logs
+  std::string host, program;  // whom the session belongs to, for ps and logs
   uint32_t pid = 0, uid = 0;
-  std::string torch;               // "2.14.1+cu130" when libtorch is in the process, else empty
-  std::string torch_directory;     // for a local server that takes its client's libtorch; ignored by others
+  std::string torch;            // "2.14.1+cu130" when libtorch is in the process, else empty
+  std::string torch_directory;  // for a local server that takes its client's libtorch; ignored by others
   Level level = Level::automatic;
-  std::vector<Range> ranges;       // reserved by the client, in order of preference
-  template <class A> void serialize(A& a) { a(host, program, pid, uid, torch, torch_directory, level, ranges); }
+  std::vector<Range> ranges;  // reserved by the client, in order of preference
+  template <class A>
+  void serialize(A& a) {
+    a(host, program, pid, uid, torch, torch_directory, level, ranges);
+  }
 };
 // What the session's device is, in the numbers that cudaGetDeviceProperties reports. The client's shadow answers from it.
 struct Device {
   std::string name;
   uint64_t total_memory = 0;
   uint32_t major = 0, minor = 0, multiprocessors = 0, threads_per_multiprocessor = 0, clock_khz = 0, l2_bytes = 0;
-  template <class A> void serialize(A& a) { a(name, total_memory, major, minor, multiprocessors, threads_per_multiprocessor, clock_khz, l2_bytes); }
+  template <class A>
+  void serialize(A& a) {
+    a(name, total_memory, major, minor, multiprocessors, threads_per_multiprocessor, clock_khz, l2_bytes);
+  }
 };
 struct Opened {
   uint64_t session = 0;
   uint32_t incarnation = 1;
   std::array<uint8_t, 16> token{};
-  std::string endpoint;          // of the worker, for data
-  std::string front_door;        // relays when `endpoint` cannot be reached
+  std::string endpoint;             // of the worker, for data
+  std::string front_door;           // relays when `endpoint` cannot be reached
   std::vector<uint8_t> server_key;  // empty until authentication exists
-  Range range;                   // the device's reservation: the client maps the same
+  Range range;                      // the device's reservation: the client maps the same
   uint64_t lease_bytes = 0;
   Level level = Level::call;
-  bool checks = false;           // --check: scoped calls are wanted
-  bool computes_kernels = false; // false: SASS launches are refused
+  bool checks = false;            // --check: scoped calls are wanted
+  bool computes_kernels = false;  // false: SASS launches are refused
   Device device;
   std::string server_host, server_version, torch;  // torch: the executor's version
   uint32_t server_pid = 0, worker_pid = 0;
   uint32_t threads = 0;
   std::vector<std::string> ops;  // "aten::add.Tensor": what the op level may send
-  template <class A> void serialize(A& a) {
+  template <class A>
+  void serialize(A& a) {
     a(session, incarnation, token, endpoint, front_door, server_key, range, lease_bytes, level, checks, computes_kernels, device, server_host,
       server_version, torch, server_pid, worker_pid, threads, ops);
   }
 };
 struct Refused {
   std::string reason;
-  template <class A> void serialize(A& a) { a(reason); }
+  template <class A>
+  void serialize(A& a) {
+    a(reason);
+  }
 };
 // Counters of one session, also the reply to the `counters` command (there through the same archive).
 struct Counters {
@@ -79,7 +92,8 @@ struct Counters {
   std::string client_host, program;
   uint64_t frames = 0, bytes = 0, commands = 0, ops = 0, calls = 0, launches_validated = 0, violations = 0, launches_refused = 0, errors = 0;
   uint64_t memory_bytes = 0, memory_peak = 0, execute_nanoseconds = 0;
-  template <class A> void serialize(A& a) {
+  template <class A>
+  void serialize(A& a) {
     a(session, client_pid, worker_pid, client_host, program, frames, bytes, commands, ops, calls, launches_validated, violations, launches_refused,
       errors, memory_bytes, memory_peak, execute_nanoseconds);
   }
@@ -88,16 +102,21 @@ struct StatsReply {
   std::string version;
   uint32_t pid = 0;
   uint64_t sessions_opened = 0, sessions_ended = 0, refused_opens = 0;
-  std::vector<std::string> rejected;     // "bad token: 3", by reason, broker and workers together
-  std::vector<Counters> sessions;        // live ones
-  Counters ended;                        // sum over ended ones
+  std::vector<std::string> rejected;  // "bad token: 3", by reason, broker and workers together
+  std::vector<Counters> sessions;     // live ones
+  Counters ended;                     // sum over ended ones
   uint64_t memory_total = 0, memory_leased = 0;
-  template <class A> void serialize(A& a) { a(version, pid, sessions_opened, sessions_ended, refused_opens, rejected, sessions, ended, memory_total, memory_leased); }
+  template <class A>
+  void serialize(A& a) {
+    a(version, pid, sessions_opened, sessions_ended, refused_opens, rejected, sessions, ended, memory_total, memory_leased);
+  }
 };
 
 // encode(kind, body) → message; decode returns nullopt for anything malformed, truncated, oversized or with bytes left over.
-template <class T> std::vector<std::byte> encode(Kind kind, const T& body);
-template <class T> std::optional<T> decode(std::span<const std::byte> message, Kind kind);
+template <class T>
+std::vector<std::byte> encode(Kind kind, const T& body);
+template <class T>
+std::optional<T> decode(std::span<const std::byte> message, Kind kind);
 // The header alone: nullopt when it is not ours at all.
 std::optional<ControlHeader> peek(std::span<const std::byte> message);
 

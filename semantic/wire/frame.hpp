@@ -16,14 +16,14 @@ constexpr uint32_t kFrameMagic = 0x464e4a44;  // "DJNF"
 constexpr uint16_t kVersion = 1;
 
 enum class FrameKind : uint16_t {
-  hello = 1,     // client → worker, first on a connection: payload is Hello. Anything else from an unknown peer is dropped and counted.
-  batch = 2,     // client → worker: commands
-  ping = 3,      // both ways, empty: heartbeat; answered with pong
+  hello = 1,  // client → worker, first on a connection: payload is Hello. Anything else from an unknown peer is dropped and counted.
+  batch = 2,  // client → worker: commands
+  ping = 3,   // both ways, empty: heartbeat; answered with pong
   pong = 4,
-  goodbye = 5,   // client → worker: the session ends now; no records
-  welcome = 6,   // worker → client: answer to hello, no records
-  report = 7,    // worker → client: records; header.ack = every ticket up to it has been executed
-  refused = 8,   // worker → client: the session is over; one error record says why
+  goodbye = 5,  // client → worker: the session ends now; no records
+  welcome = 6,  // worker → client: answer to hello, no records
+  report = 7,   // worker → client: records; header.ack = every ticket up to it has been executed
+  refused = 8,  // worker → client: the session is over; one error record says why
 };
 
 struct FrameHeader {

@@ -18,7 +18,7 @@ struct TensorDefine {
   uint16_t flags;    // TensorFlag
   uint64_t address;  // of the storage's first byte
   uint64_t storage_bytes;
-  int64_t offset;    // storage_offset in elements
+  int64_t offset;  // storage_offset in elements
 };
 static_assert(sizeof(TensorDefine) == 32);
 enum TensorFlag : uint16_t { kWrappedNumber = 1, kConjugate = 2, kNegative = 4, kZeroTensor = 8, kQuantized = 16 };
@@ -34,8 +34,8 @@ struct OpHead {
 };
 static_assert(sizeof(OpHead) == 16);
 enum OpFlag : uint32_t {
-  kHasGenerator = 1,  // after the outputs: Generator
-  kDeterministic = 2, // torch.use_deterministic_algorithms
+  kHasGenerator = 1,   // after the outputs: Generator
+  kDeterministic = 2,  // torch.use_deterministic_algorithms
   kFillUninitialised = 4,
   kAllowTf32 = 8,
   kModuleGiven = 16,  // last: put_string(module path), put_string(phase); not sent yet
@@ -45,24 +45,24 @@ struct Generator {
 };
 
 enum class Tag : uint8_t {
-  none = 0,         // None
-  undefined = 1,    // a Tensor that is not defined
-  tensor = 2,       // id = interned tensor
-  host_tensor = 3,  // a = rank, b = dtype | flags << 8; then byte count, sizes (rank words), data padded to 8. Contiguous.
-  integer = 4,      // one word
-  real = 5,         // one word, a double
-  boolean = 6,      // a = 0 or 1
-  complex = 7,      // two words
-  string = 8,       // id = bytes; then padded bytes
-  device = 9,       // a = 0 cpu, 1 this session's device; b = index
-  list = 10,        // a = ListKind, id = length; then the elements as values (integers, reals and booleans as bare words)
-  generator = 11,   // the Generator section speaks of it
-  nested_tensor = 12,   // composite tensors: the members follow as values (layout in b); see hooks/torch/encode
+  none = 0,            // None
+  undefined = 1,       // a Tensor that is not defined
+  tensor = 2,          // id = interned tensor
+  host_tensor = 3,     // a = rank, b = dtype | flags << 8; then byte count, sizes (rank words), data padded to 8. Contiguous.
+  integer = 4,         // one word
+  real = 5,            // one word, a double
+  boolean = 6,         // a = 0 or 1
+  complex = 7,         // two words
+  string = 8,          // id = bytes; then padded bytes
+  device = 9,          // a = 0 cpu, 1 this session's device; b = index
+  list = 10,           // a = ListKind, id = length; then the elements as values (integers, reals and booleans as bare words)
+  generator = 11,      // the Generator section speaks of it
+  nested_tensor = 12,  // composite tensors: the members follow as values (layout in b); see hooks/torch/encode
   sparse_tensor = 13,
   compressed_tensor = 14,
   quantized_tensor = 15,
-  alias = 16,       // outputs only: this return is argument `id` (in-place and out= ops); nothing to place
-  symbol = 17,      // dtype, layout, memory format travel as integer; this tag is reserved
+  alias = 16,   // outputs only: this return is argument `id` (in-place and out= ops); nothing to place
+  symbol = 17,  // dtype, layout, memory format travel as integer; this tag is reserved
 };
 enum class ListKind : uint8_t { integers = 0, reals = 1, booleans = 2, tensors = 3, optional_tensors = 4, numbers = 5, strings = 6 };
 constexpr uint64_t word(Tag t, uint8_t a = 0, uint16_t b = 0, uint32_t id = 0) {

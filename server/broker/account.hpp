@@ -1,8 +1,8 @@
 // What the device has and who holds it: memory leases and shares of the threads. Arithmetic only; the broker sends the messages.
 // The invariant: the sum of all leases never exceeds the device's memory.
 #pragma once
-#include <cstdint>
 #include <cstddef>
+#include <cstdint>
 #include <map>
 
 namespace djinn::server {

@@ -50,7 +50,8 @@ void Broker::refuse(const Caller& caller, const std::string& reason) {
 void Broker::on_control(Caller caller, std::span<const std::byte> message) {
   auto header = control::peek(message);
   if (!header) return rejections_.count("control: not a Djinn message");
-  if (caller.uid && *caller.uid != geteuid() && *caller.uid != 0) return refuse(caller, fmt::format("this socket is of user {}, you are {}", geteuid(), *caller.uid));
+  if (caller.uid && *caller.uid != geteuid() && *caller.uid != 0)
+    return refuse(caller, fmt::format("this socket is of user {}, you are {}", geteuid(), *caller.uid));
   if (header->version != wire::kVersion)
     return refuse(caller, fmt::format("this server speaks protocol version {}, the client {}", wire::kVersion, header->version));
   if (header->kind == control::Kind::stats && message.size() == sizeof *header) return on_stats(std::move(caller));
@@ -67,7 +68,8 @@ std::string Broker::choose(Pending& p) {
   std::string minor = minor_version(p.open.torch);
   auto usable = [&](const Kind& k) { return !minor.empty() && k.minor == minor && k.broken.empty(); };
   auto kind = std::find_if(kinds_.begin(), kinds_.end(), usable);
-  if (kind == kinds_.end() && !minor.empty() && options_.client_torch && p.caller.uid && minor_version(torch_version_of(p.open.torch_directory)) == minor &&
+  if (kind == kinds_.end() && !minor.empty() && options_.client_torch && p.caller.uid &&
+      minor_version(torch_version_of(p.open.torch_directory)) == minor &&
       std::none_of(kinds_.begin(), kinds_.end(), [&](const Kind& k) { return k.directory == p.open.torch_directory; }))
     kind = kinds_.begin() + static_cast<ptrdiff_t>(add_kind(p.open.torch_directory));
   p.kind = default_kind();
@@ -81,7 +83,8 @@ std::string Broker::choose(Pending& p) {
   std::string have;
   for (const Kind& k : kinds_)
     if (!k.minor.empty()) have += (have.empty() ? "" : ", ") + k.minor + (k.broken.empty() ? "" : " (" + k.broken + ")");
-  std::string why = fmt::format("the client has torch {}, the server's executors are for: {}", minor.empty() ? "none" : tame(p.open.torch), have.empty() ? "none" : have);
+  std::string why = fmt::format("the client has torch {}, the server's executors are for: {}", minor.empty() ? "none" : tame(p.open.torch),
+                                have.empty() ? "none" : have);
   if (p.open.level == Level::op) return "no op level: " + why;
   if (!minor.empty()) spdlog::warn("call level for {} ({}): {}", tame(p.open.program), p.open.pid, why);
   return {};
@@ -98,7 +101,8 @@ void Broker::on_open(Caller caller, control::Open open) {
 
 void Broker::serve_pending() {
   for (auto p = pending_.begin(); p != pending_.end();) {
-    auto w = std::find_if(workers_.begin(), workers_.end(), [&](const Worker& x) { return x.state == Worker::State::warm && x.kind == p->kind && x.channel.descriptor() >= 0; });
+    auto w = std::find_if(workers_.begin(), workers_.end(),
+                          [&](const Worker& x) { return x.state == Worker::State::warm && x.kind == p->kind && x.channel.descriptor() >= 0; });
     if (w == workers_.end()) {
       ++p;
       continue;
@@ -158,8 +162,8 @@ void Broker::opened(Worker& w, const ChannelMessage& m) {
   std::string near = w.endpoints.at(caller.listener);
   if (size_t any = near.find("//0.0.0.0:"); any != near.npos) near.replace(any + 2, 7, "127.0.0.1");
   front_door_->open_session(s.opened.token, {it->first, near});
-  spdlog::info("session {}: {} ({}) of {} on worker {}, {} level", it->first, s.counters.program, s.counters.client_pid, s.counters.client_host, w.pid,
-               s.opened.level == Level::op ? "op" : "call");
+  spdlog::info("session {}: {} ({}) of {} on worker {}, {} level", it->first, s.counters.program, s.counters.client_pid, s.counters.client_host,
+               w.pid, s.opened.level == Level::op ? "op" : "call");
   if (!caller.socket->send(caller.identity, control::encode(control::Kind::opened, s.opened))) {
     ChannelMessage shut;
     shut.kind = ChannelKind::shut;
@@ -187,9 +191,9 @@ void Broker::end_session(uint64_t id, const std::string& reason, const std::stri
   front_door_->close_session(id, for_client);
   const control::Counters& c = s.counters;
   control::Counters& sum = totals_.ended;
-  for (auto field : {&control::Counters::frames, &control::Counters::bytes, &control::Counters::commands, &control::Counters::ops, &control::Counters::calls,
-                     &control::Counters::launches_validated, &control::Counters::violations, &control::Counters::launches_refused, &control::Counters::errors,
-                     &control::Counters::execute_nanoseconds})
+  for (auto field : {&control::Counters::frames, &control::Counters::bytes, &control::Counters::commands, &control::Counters::ops,
+                     &control::Counters::calls, &control::Counters::launches_validated, &control::Counters::violations,
+                     &control::Counters::launches_refused, &control::Counters::errors, &control::Counters::execute_nanoseconds})
     sum.*field += c.*field;
   sum.memory_peak = std::max(sum.memory_peak, c.memory_peak);
   ++totals_.sessions_ended;
@@ -221,7 +225,8 @@ void Broker::answer_stats(const StatsWait& wait) {
   std::map<std::string, uint64_t> rejected = rejected_by_workers_;
   auto add = [&](const std::vector<std::string>& list) {
     for (const std::string& entry : list)
-      if (size_t colon = entry.rfind(": "); colon != entry.npos) rejected[entry.substr(0, colon)] += std::strtoull(entry.c_str() + colon + 2, nullptr, 10);
+      if (size_t colon = entry.rfind(": "); colon != entry.npos)
+        rejected[entry.substr(0, colon)] += std::strtoull(entry.c_str() + colon + 2, nullptr, 10);
   };
   add(rejections_.list());
   for (const auto& [id, list] : rejected_live_) add(list);

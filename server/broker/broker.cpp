@@ -88,9 +88,10 @@ void Broker::announce() {
   if (starting && Clock::now() - started_ < kStartPatience) return;
   announced_ = true;
   std::string where;
-  for (const auto& l : listeners_) where += fmt::format("{}{} (front door {})", where.empty() ? "" : ", ", l->endpoint().text(), l->front_endpoint().text());
-  fmt::print(stderr, "djinn-gpu-server {}: listening on {}, device {}, {} threads, {:.1f} GiB, {}\n", DJINN_VERSION, where, options_.device, options_.threads,
-             static_cast<double>(options_.memory) / (1 << 30), torch.empty() ? "no torch: call level only" : "torch " + torch);
+  for (const auto& l : listeners_)
+    where += fmt::format("{}{} (front door {})", where.empty() ? "" : ", ", l->endpoint().text(), l->front_endpoint().text());
+  fmt::print(stderr, "djinn-gpu-server {}: listening on {}, device {}, {} threads, {:.1f} GiB, {}\n", DJINN_VERSION, where, options_.device,
+             options_.threads, static_cast<double>(options_.memory) / (1 << 30), torch.empty() ? "no torch: call level only" : "torch " + torch);
   if (options_.ready_fd < 0) return;
   std::string line = "ready " + listeners_.front()->endpoint().text() + "\n";
   if (::write(options_.ready_fd, line.data(), line.size()) < 0) spdlog::warn("--ready-fd {}: {}", options_.ready_fd, strerror(errno));

@@ -31,8 +31,8 @@ class Broker {
   // What a worker has loaded: one kind per torch package, and kind 0 without any.
   struct Kind {
     std::string directory, minor, executor;
-    std::string broken;        // why it cannot execute ops; it then serves call level only
-    unsigned failures = 0;     // starts in a row that came to nothing
+    std::string broken;     // why it cannot execute ops; it then serves call level only
+    unsigned failures = 0;  // starts in a row that came to nothing
     Clock::time_point retry{};
   };
   struct Worker {

@@ -1,6 +1,6 @@
-// The front door: one port for everything, for clients that cannot reach a worker's own. Control messages go to the broker; data frames of a connection
-// that has shown a session's token are relayed to that session's worker and back, without a copy. It has a thread of its own, because what it carries is
-// bulky and opening a session should not wait for it.
+// The front door: one port for everything, for clients that cannot reach a worker's own. Control messages go to the broker; data frames of a
+// connection that has shown a session's token are relayed to that session's worker and back, without a copy. It has a thread of its own, because what
+// it carries is bulky and opening a session should not wait for it.
 #pragma once
 #include <array>
 #include <atomic>

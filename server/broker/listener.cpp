@@ -65,7 +65,8 @@ std::string Listener::open_ipc() {
   std::string folder = folder_of(endpoint_.path);
   struct stat st {};
   if (stat(folder.c_str(), &st) != 0) return endpoint_.text() + ": its folder does not exist";
-  if (st.st_uid != geteuid() || (st.st_mode & 077) != 0) return endpoint_.text() + ": its folder must belong to you and be closed to others (mode 0700)";
+  if (st.st_uid != geteuid() || (st.st_mode & 077) != 0)
+    return endpoint_.text() + ": its folder must belong to you and be closed to others (mode 0700)";
   // libzmq unlinks what lies at the path, whoever listens there: look first, and let one starter at a time look
   int lock = ::open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
   flock(lock, LOCK_EX);

@@ -46,7 +46,8 @@ void Broker::refill() {
   for (size_t k = 0; k < kinds_.size(); k++) {
     if (Clock::now() < kinds_[k].retry) continue;
     auto of_kind = [&](auto... states) {
-      return static_cast<size_t>(std::count_if(workers_.begin(), workers_.end(), [&](const Worker& w) { return w.kind == k && ((w.state == states) || ...); }));
+      return static_cast<size_t>(
+          std::count_if(workers_.begin(), workers_.end(), [&](const Worker& w) { return w.kind == k && ((w.state == states) || ...); }));
     };
     size_t waiting = static_cast<size_t>(std::count_if(pending_.begin(), pending_.end(), [&](const Pending& p) { return p.kind == k; }));
     bool kept_warm = k > 0 || kinds_.size() == 1;
@@ -147,9 +148,11 @@ void Broker::worker_gone(Worker& w) {
   if (w.state == Worker::State::starting) {
     Kind& kind = kinds_[w.kind];
     kind.retry = Clock::now() + kRetryAfter;
-    if (++kind.failures >= kFailuresMax && fatal_.empty()) fatal_ = "workers end while starting" + (kind.directory.empty() ? "" : " with " + kind.directory);
+    if (++kind.failures >= kFailuresMax && fatal_.empty())
+      fatal_ = "workers end while starting" + (kind.directory.empty() ? "" : " with " + kind.directory);
   }
-  if (w.session) end_session(w.session, w.state == Worker::State::ending ? "ended" : "its worker ended unexpectedly", "the session's worker ended unexpectedly");
+  if (w.session)
+    end_session(w.session, w.state == Worker::State::ending ? "ended" : "its worker ended unexpectedly", "the session's worker ended unexpectedly");
 }
 
 void Broker::reap() {

@@ -13,7 +13,8 @@ using wire::Opcode;
 Failure malformed(const char* command) { return {cuda_error::unknown, ErrorClass::lost, command, "malformed command"}; }
 Failure invalid(const char* command, std::string why) { return {cuda_error::invalid_value, ErrorClass::refused, command, std::move(why)}; }
 Failure illegal_address(const char* command, uint64_t address, uint64_t bytes) {
-  return {cuda_error::illegal_address, ErrorClass::sticky, command, fmt::format("{} bytes at {:#x} are not all inside live device memory", bytes, address)};
+  return {cuda_error::illegal_address, ErrorClass::sticky, command,
+          fmt::format("{} bytes at {:#x} are not all inside live device memory", bytes, address)};
 }
 Failure unknown_handle(const char* command, const char* what, uint64_t id) {
   return {cuda_error::invalid_resource_handle, ErrorClass::refused, command, fmt::format("there is no {} {}", what, id)};

@@ -21,10 +21,12 @@ class SessionContext final : public LibraryContext {
 Failure run_library_call(Session& s, const Command& c) {
   const LibraryCall* call = find_library(c.head.opcode);
   if (!c.bulk.empty()) return malformed(call->name.data());
+  if ((c.head.flags & wire::kFlagScoped) && !s.opened().checks)
+    return invalid(call->name.data(), "a scoped call for a server that does not validate (--check)");
   SessionContext context(s);
   context.validate_only = (c.head.flags & wire::kFlagScoped) || s.blind();
   if (s.opened().checks) s.scope_check().saw_words(c.payload);
-  context.blas().set_threads(s.opened().threads);
+  if (!context.validate_only) context.blas().set_threads(s.opened().threads);
   ++s.counts().calls;
   wire::Reader r(c.payload);
   return call->run(context, r);

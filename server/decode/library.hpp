@@ -1,5 +1,6 @@
-// Library calls (cuBLAS, cuBLASLt): generated commands, decoded by a generated table, given their meaning by the overloads of `run`. They know nothing of
-// sessions but this small context, so that tests drive them directly. Mirror: interpose/entry/{library,cublas,cublaslt}.cpp and the generated entry points.
+// Library calls (cuBLAS, cuBLASLt): generated commands, decoded by a generated table, given their meaning by the overloads of `run`. They know
+// nothing of sessions but this small context, so that tests drive them directly. Mirror: interpose/entry/{library,cublas,cublaslt}.cpp and the
+// generated entry points.
 #pragma once
 #include <string_view>
 
@@ -16,7 +17,7 @@ class LibraryContext {
   virtual bool live(uint64_t address, uint64_t bytes) const = 0;
   virtual bool known_stream(uint64_t id) const = 0;
   virtual const Blas& blas() const = 0;
-  // Inside an op scope (--check) the op computes and the call is only validated.
+  // --check: inside an op scope the op computes, without ops nothing does; the call is validated only.
   bool validate_only = false;
 };
 

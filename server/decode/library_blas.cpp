@@ -65,7 +65,8 @@ Failure check_matrix(const LibraryContext& x, const Operand& o, int64_t batches,
   auto bytes = extent(o, batches);
   if (!bytes) return invalid(fmt::format("{}: its size overflows", name));
   if (!x.live(o.address, *bytes))
-    return {cuda_error::illegal_address, ErrorClass::sticky, "", fmt::format("{}: {} bytes at {:#x} are not all inside live device memory", name, *bytes, o.address)};
+    return {cuda_error::illegal_address, ErrorClass::sticky, "",
+            fmt::format("{}: {} bytes at {:#x} are not all inside live device memory", name, *bytes, o.address)};
   return {};
 }
 
@@ -141,13 +142,15 @@ constexpr uint32_t kDefault = 1, kRelu = 2, kBias = 4, kGelu = 32;
 Failure read_epilogue(const api::MatmulDescription& desc, Epilogue& e) {
   if (desc.epilogue == kDefault) return {};
   bool activation_twice = (desc.epilogue & kRelu) && (desc.epilogue & kGelu);
-  if (!desc.epilogue || desc.epilogue & ~(kRelu | kBias | kGelu) || activation_twice) return refused(fmt::format("the CPU device has no cublasLtEpilogue {}", desc.epilogue));
+  if (!desc.epilogue || desc.epilogue & ~(kRelu | kBias | kGelu) || activation_twice)
+    return refused(fmt::format("the CPU device has no cublasLtEpilogue {}", desc.epilogue));
   e.relu = desc.epilogue & kRelu;
   e.gelu = desc.epilogue & kGelu;
   if (!(desc.epilogue & kBias)) return {};
   auto type = type_of(desc.bias_type);
   if (!type || !desc.bias) return invalid("an epilogue with a bias, and no bias");
-  if (*type == Type::float64 || *type == Type::complex64 || *type == Type::complex128) return refused("the CPU device adds a bias of float, half or bfloat16 only");
+  if (*type == Type::float64 || *type == Type::complex64 || *type == Type::complex128)
+    return refused("the CPU device adds a bias of float, half or bfloat16 only");
   e.bias = desc.bias;
   e.bias_type = *type;
   e.bias_batch_stride = desc.bias_batch_stride;
@@ -183,7 +186,8 @@ Failure run(LibraryContext& x, const api::cublasLtMatmul& c) {
   p.transpose_a = *ta, p.transpose_b = *tb, p.scale = *scale;
   for (auto [from, to, name] : {std::tuple{&c.a, &p.a, "A"}, {&c.b, &p.b, "B"}, {&c.c, &p.c, "C"}, {&c.d, &p.d, "D"}})
     if (Failure f = read_matrix(*from, *to, name)) return f;
-  if (!scale_of(c.desc.compute_type, p.d.type)) return refused(fmt::format("the CPU device has no product with cublasComputeType {}", c.desc.compute_type));
+  if (!scale_of(c.desc.compute_type, p.d.type))
+    return refused(fmt::format("the CPU device has no product with cublasComputeType {}", c.desc.compute_type));
   if (!shapes_agree(p)) return invalid("the matrices' shapes do not agree");
   if (c.a.batch_count != c.d.batch_count || c.b.batch_count != c.d.batch_count || c.c.batch_count != c.d.batch_count || c.d.batch_count > kBatchMax)
     return invalid("batch counts that differ");
@@ -195,18 +199,18 @@ Failure run(LibraryContext& x, const api::cublasLtMatmul& c) {
 }
 
 #if DJINN_API_HAS_CUBLAS
-#define PRODUCTS(suffix)                                                                                                          \
-  Failure run(LibraryContext& x, const api::cublasSgemm_v2##suffix& c) { return gemm(x, c, Type::float32); }                      \
-  Failure run(LibraryContext& x, const api::cublasDgemm_v2##suffix& c) { return gemm(x, c, Type::float64); }                      \
-  Failure run(LibraryContext& x, const api::cublasCgemm_v2##suffix& c) { return gemm(x, c, Type::complex64); }                    \
-  Failure run(LibraryContext& x, const api::cublasZgemm_v2##suffix& c) { return gemm(x, c, Type::complex128); }                   \
-  Failure run(LibraryContext& x, const api::cublasSgemmStridedBatched##suffix& c) { return gemm(x, c, Type::float32); }           \
-  Failure run(LibraryContext& x, const api::cublasDgemmStridedBatched##suffix& c) { return gemm(x, c, Type::float64); }           \
-  Failure run(LibraryContext& x, const api::cublasCgemmStridedBatched##suffix& c) { return gemm(x, c, Type::complex64); }         \
-  Failure run(LibraryContext& x, const api::cublasZgemmStridedBatched##suffix& c) { return gemm(x, c, Type::complex128); }        \
-  /* the types are in the command; the scalars of SgemmEx are float, whatever the matrices are */                                 \
-  Failure run(LibraryContext& x, const api::cublasSgemmEx##suffix& c) { return gemm(x, c, Type::float32); }                       \
-  Failure run(LibraryContext& x, const api::cublasGemmEx##suffix& c) { return gemm(x, c, Type::float32); }                        \
+#define PRODUCTS(suffix)                                                                                                   \
+  Failure run(LibraryContext& x, const api::cublasSgemm_v2##suffix& c) { return gemm(x, c, Type::float32); }               \
+  Failure run(LibraryContext& x, const api::cublasDgemm_v2##suffix& c) { return gemm(x, c, Type::float64); }               \
+  Failure run(LibraryContext& x, const api::cublasCgemm_v2##suffix& c) { return gemm(x, c, Type::complex64); }             \
+  Failure run(LibraryContext& x, const api::cublasZgemm_v2##suffix& c) { return gemm(x, c, Type::complex128); }            \
+  Failure run(LibraryContext& x, const api::cublasSgemmStridedBatched##suffix& c) { return gemm(x, c, Type::float32); }    \
+  Failure run(LibraryContext& x, const api::cublasDgemmStridedBatched##suffix& c) { return gemm(x, c, Type::float64); }    \
+  Failure run(LibraryContext& x, const api::cublasCgemmStridedBatched##suffix& c) { return gemm(x, c, Type::complex64); }  \
+  Failure run(LibraryContext& x, const api::cublasZgemmStridedBatched##suffix& c) { return gemm(x, c, Type::complex128); } \
+  /* the types are in the command; the scalars of SgemmEx are float, whatever the matrices are */                          \
+  Failure run(LibraryContext& x, const api::cublasSgemmEx##suffix& c) { return gemm(x, c, Type::float32); }                \
+  Failure run(LibraryContext& x, const api::cublasGemmEx##suffix& c) { return gemm(x, c, Type::float32); }                 \
   Failure run(LibraryContext& x, const api::cublasGemmStridedBatchedEx##suffix& c) { return gemm(x, c, Type::float32); }
 PRODUCTS()
 PRODUCTS(_64)

@@ -1,5 +1,5 @@
-// Copies in every direction and fills. An extent is `height` rows of `width` bytes, `pitch` apart; all of it lies in live memory or the session has an
-// illegal address, as on a GPU. Host rows travel packed, over as many parts as the sender liked.
+// Copies in every direction and fills. An extent is `height` rows of `width` bytes, `pitch` apart; all of it lies in live memory or the session has
+// an illegal address, as on a GPU. Host rows travel packed, over as many parts as the sender liked.
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -29,7 +29,8 @@ Failure check_extent(Session& s, const char* command, uint64_t stream, uint64_t 
 Failure gather(Session& s, const char* command, const wire::Download& d, bool may_borrow, std::vector<djinn_part>& parts) {
   if (Failure f = check_extent(s, command, d.stream, d.address, d.pitch, d.width, d.height)) return f;
   uint64_t total = 0;
-  if (!packed(d.width, d.height, total) || total > wire::kBulkBytesMax * (wire::kBulkPartsMax / 2)) return invalid(command, "more bytes than one command may carry");
+  if (!packed(d.width, d.height, total) || total > wire::kBulkBytesMax * (wire::kBulkPartsMax / 2))
+    return invalid(command, "more bytes than one command may carry");
   s.await_bulk_room();
   bool contiguous = d.height == 1 || d.pitch == d.width;
   const std::byte* direct = may_borrow && contiguous && !s.blind() && total >= kBorrowBytesMin ? s.device().host_view(d.address, total) : nullptr;

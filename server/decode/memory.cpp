@@ -11,7 +11,8 @@ Failure map_memory(Session& s, const Command& c) {
   wire::MapMemory m;
   if (!read_all(c, m)) return malformed("map_memory");
   if (m.size > s.lease() || s.device().mapped() > s.lease() - m.size)
-    return {cuda_error::memory_allocation, ErrorClass::refused, "map_memory", fmt::format("{} bytes more than {} mapped exceed the lease of {}", m.size, s.device().mapped(), s.lease())};
+    return {cuda_error::memory_allocation, ErrorClass::refused, "map_memory",
+            fmt::format("{} bytes more than {} mapped exceed the lease of {}", m.size, s.device().mapped(), s.lease())};
   if (auto e = s.device().map(m.address, m.size); !e.empty()) return invalid("map_memory", e);
   s.memory_changed();
   return {};

@@ -1,6 +1,7 @@
-// What a session asks of a device's BLAS: one product, said once for all the entry points that mean it (gemm, GemmEx, strided batches, cuBLASLt with its
-// epilogues). The CPU device fills the table from a library on this machine (execute/cpu/blas). Everything here has been validated by the decoder:
-// shapes agree, and every extent lies in live memory of the session. Numbers of types and operations are cuBLAS's (asserted in interpose/entry/cublas.cpp).
+// What a session asks of a device's BLAS: one product, said once for all the entry points that mean it (gemm, GemmEx, strided batches, cuBLASLt with
+// its epilogues). The CPU device fills the table from a library on this machine (execute/cpu/blas). Everything here has been validated by the
+// decoder: shapes agree, and every extent lies in live memory of the session. Numbers of types and operations are cuBLAS's (asserted in
+// interpose/entry/cublas.cpp).
 #pragma once
 #include <cstdint>
 #include <string>
@@ -33,7 +34,7 @@ struct Epilogue {
 struct Product {
   Operand a, b, c, d;
   Transpose transpose_a = Transpose::no, transpose_b = Transpose::no;
-  Type scale = Type::float32;  // of alpha and beta
+  Type scale = Type::float32;   // of alpha and beta
   api::Scalar alpha{}, beta{};  // on the device: read when the product is computed
   int64_t batch_count = 1;
   Epilogue epilogue;

@@ -23,8 +23,8 @@ struct Failure {
 
 // cudaError_t values that the server itself gives, by CUDA's numbers (the server needs no CUDA headers).
 namespace cuda_error {
-constexpr int32_t invalid_value = 1, memory_allocation = 2, invalid_resource_handle = 400, illegal_address = 700, launch_failure = 719, not_supported = 801,
-                  unknown = 999;
+constexpr int32_t invalid_value = 1, memory_allocation = 2, invalid_resource_handle = 400, illegal_address = 700, launch_failure = 719,
+                  not_supported = 801, unknown = 999;
 }
 
 struct Blas;

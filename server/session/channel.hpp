@@ -27,10 +27,10 @@ enum class ChannelKind : uint64_t {
   shut,             // broker → worker: end, and tell the client why
 };
 
-struct Bind {  // one of the broker's listeners, where the worker listens beside it
-  std::string host;               // tcp; empty = ipc
+struct Bind {        // one of the broker's listeners, where the worker listens beside it
+  std::string host;  // tcp; empty = ipc
   uint32_t port_first = 0, port_last = 0;
-  std::string path;               // ipc
+  std::string path;  // ipc
   template <class A>
   void serialize(A& a) {
     a(host, port_first, port_last, path);
@@ -40,18 +40,18 @@ struct Bind {  // one of the broker's listeners, where the worker listens beside
 // One struct for all messages: rare, small, and a reader sees every field there is.
 struct ChannelMessage {
   ChannelKind kind = ChannelKind::start;
-  std::vector<Bind> binds;                                 // start
-  std::string torch_directory, executor, op_library;       // start: empty = no op level
-  std::string log_level;                                   // start
-  uint64_t grace_milliseconds = 0, total_memory = 0;       // start
-  std::vector<std::string> endpoints;                      // ready: one per bind
-  std::string torch;                                       // ready: the executor's version, empty without one
-  std::string text;                                        // ready: why there is no executor; failed, ended, shut: why
-  std::vector<std::string> names;                          // ready: ops; counters, ended: "reason: count" of rejected frames
-  control::Opened opened;                                  // assign: session, token, lease, level, threads …; assigned: range, device
-  std::vector<control::Range> ranges;                      // assign: what the client offers
-  control::Counters counters;                              // assign: whose session; counters, ended: the counts
-  uint64_t number = 0;                                     // threads; bytes of a lease
+  std::vector<Bind> binds;                            // start
+  std::string torch_directory, executor, op_library;  // start: empty = no op level
+  std::string log_level;                              // start
+  uint64_t grace_milliseconds = 0, total_memory = 0;  // start
+  std::vector<std::string> endpoints;                 // ready: one per bind
+  std::string torch;                                  // ready: the executor's version, empty without one
+  std::string text;                                   // ready: why there is no executor; failed, ended, shut: why
+  std::vector<std::string> names;                     // ready: ops; counters, ended: "reason: count" of rejected frames
+  control::Opened opened;                             // assign: session, token, lease, level, threads …; assigned: range, device
+  std::vector<control::Range> ranges;                 // assign: what the client offers
+  control::Counters counters;                         // assign: whose session; counters, ended: the counts
+  uint64_t number = 0;                                // threads; bytes of a lease
   template <class A>
   void serialize(A& a) {
     a(kind, binds, torch_directory, executor, op_library, log_level, grace_milliseconds, total_memory, endpoints, torch, text, names, opened, ranges,

@@ -1,6 +1,6 @@
-// The door of a session: which frames from which connection may reach the executor. It knows tokens, identities and tickets and no sockets; the worker
-// (worker.cpp) does what its verdicts say. The rules: the first frame on a connection carries the token; one connection at a time; after that each ticket
-// is admitted once and without a gap; whoever is inside and breaks a rule ends the session, whoever is outside is dropped and counted.
+// The door of a session: which frames from which connection may reach the executor. It knows tokens, identities and tickets and no sockets; the
+// worker (worker.cpp) does what its verdicts say. The rules: the first frame on a connection carries the token; one connection at a time; after that
+// each ticket is admitted once and without a gap; whoever is inside and breaks a rule ends the session, whoever is outside is dropped and counted.
 #pragma once
 #include <array>
 #include <cstdint>

@@ -1,5 +1,5 @@
-// Batches on their way from the socket to the executor thread. It is bounded by what a client may have unacknowledged (the credit window): a client that
-// keeps the rules never finds it full, and one that does not is told so, which is why nobody ever waits here to push.
+// Batches on their way from the socket to the executor thread. It is bounded by what a client may have unacknowledged (the credit window): a client
+// that keeps the rules never finds it full, and one that does not is told so, which is why nobody ever waits here to push.
 #pragma once
 #include <atomic>
 #include <condition_variable>

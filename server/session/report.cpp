@@ -43,6 +43,12 @@ Report::Report(uint64_t session, uint32_t incarnation, Send send) : send_(std::m
   frame_.resize(sizeof header_);
 }
 
+// What was never sent is released all the same.
+Report::~Report() {
+  for (djinn_part& p : bulk_)
+    if (p.release) p.release(const_cast<void*>(p.data), p.hint);
+}
+
 template <class Fixed>
 void Report::add(ReportOpcode opcode, const Fixed& fixed, std::span<const std::byte> rest, std::span<const djinn_part> bulk) {
   RecordHeader head;
@@ -60,7 +66,9 @@ void Report::add(ReportOpcode opcode, const Fixed& fixed, std::span<const std::b
 void Report::reply(uint64_t ticket, int32_t status, std::span<const std::byte> rest, std::span<const djinn_part> bulk) {
   add(ReportOpcode::reply, wire::Reply{ticket, status, 0}, rest, bulk);
 }
-void Report::failed_reply(uint64_t ticket, const Failure& f) { add(ReportOpcode::reply, wire::Reply{ticket, f.code, static_cast<uint32_t>(f.error_class)}, words_of(f)); }
+void Report::failed_reply(uint64_t ticket, const Failure& f) {
+  add(ReportOpcode::reply, wire::Reply{ticket, f.code, static_cast<uint32_t>(f.error_class)}, words_of(f));
+}
 void Report::event_done(const wire::EventDone& e) { add(ReportOpcode::event_done, e); }
 void Report::error(uint64_t ticket, const Failure& f) { add(ReportOpcode::error, wire::Error{ticket, f.code, f.error_class}, words_of(f)); }
 void Report::pushed(uint64_t ticket, std::span<const djinn_part> bulk) { add(ReportOpcode::pushed, wire::Pushed{ticket}, {}, bulk); }

@@ -1,5 +1,5 @@
-// What the worker says to the client: records collected into report frames, each with the ticket through which everything has been executed. Bulk data
-// leaves without a copy and is counted until the network has taken it, so that a client that does not read cannot make its worker hoard memory.
+// What the worker says to the client: records collected into report frames, each with the ticket through which everything has been executed. Bulk
+// data leaves without a copy and is counted until the network has taken it, so that a client that does not read cannot make its worker hoard memory.
 #pragma once
 #include <atomic>
 #include <functional>
@@ -25,6 +25,9 @@ class Report {
  public:
   using Send = std::function<bool(std::span<const std::byte> frame, std::span<const djinn_part> bulk)>;
   Report(uint64_t session, uint32_t incarnation, Send send);
+  ~Report();
+  Report(const Report&) = delete;
+  Report& operator=(const Report&) = delete;
 
   // `rest` follows the fixed part and is a multiple of 8 bytes. Bulk parts are taken over.
   void reply(uint64_t ticket, int32_t status, std::span<const std::byte> rest, std::span<const djinn_part> bulk);

@@ -47,13 +47,18 @@ void Session::open_executor() {
   host_.range_address = setup_.opened.range.address;
   host_.range_size = setup_.opened.range.size;
   host_.log = [](void*, int level, const char* text) {
-    spdlog::log(level <= 0 ? spdlog::level::err : level == 1 ? spdlog::level::warn : level == 2 ? spdlog::level::info : spdlog::level::debug, "{}", text);
+    spdlog::log(level <= 0   ? spdlog::level::err
+                : level == 1 ? spdlog::level::warn
+                : level == 2 ? spdlog::level::info
+                             : spdlog::level::debug,
+                "{}", text);
   };
   executor_ = setup_.executor->open(&host_, static_cast<int>(setup_.opened.threads));
   if (!executor_) setup_.no_executor = "libtorch's executor could not be opened";
 }
 
 void Session::set_threads(unsigned n) {
+  setup_.opened.threads = n;
   if (executor_) setup_.executor->set_threads(executor_, static_cast<int>(n));
 }
 

@@ -1,5 +1,6 @@
 // One client's session in its worker: handles, lease, latched errors, and the loop that executes records in ticket order. It owns no thread and no
-// socket: the worker calls execute() on the executor thread and gives it a way to send. server/decode/*.cpp are its vocabulary, one function a command.
+// socket: the worker calls execute() on the executor thread and gives it a way to send. server/decode/*.cpp are its vocabulary, one function a
+// command.
 #pragma once
 #include <atomic>
 #include <functional>
@@ -91,7 +92,7 @@ class Session {
   std::vector<std::byte> answer;
   std::vector<djinn_part> answer_bulk;
 
-  std::unordered_set<uint64_t> streams{0};  // 0 is the default stream
+  std::unordered_set<uint64_t> streams{0};        // 0 is the default stream
   std::unordered_map<uint64_t, uint64_t> events;  // id → nanoseconds of the last record
   std::unordered_map<uint64_t, Module> modules;
   std::unordered_map<uint64_t, Kernel> kernels;

@@ -74,6 +74,7 @@ class Worker {
   void end(const std::string& why, bool tell_client);
   [[noreturn]] void finish();
   void await_farewell();
+  std::vector<std::byte> client_identity();
 
   ChannelMessage setup_;
   Channel channel_;
@@ -289,20 +290,27 @@ void Worker::send_counters(ChannelKind kind, const std::string& text) {
   channel_.send(m);
 }
 
+// The executor pumps too, so the io thread looks at the door only under the lock.
+std::vector<std::byte> Worker::client_identity() {
+  std::lock_guard lock(pumping_);
+  return door_->identity();
+}
+
 void Worker::tick() {
   auto now = Clock::now();
   if (now - ticked_ < kTick) return;
   ticked_ = now;
   watch_connection();
   Clock::time_point heard(Clock::duration(heard_.load()));
-  bool inside = !door_->identity().empty();
+  std::vector<std::byte> client = client_identity();
+  bool inside = !client.empty();
   auto silent = now - (inside ? heard : born_);
   if (!inside && silent > kHelloPatience) end("nobody connected", false);
   if (inside && silent > std::chrono::milliseconds(setup_.grace_milliseconds))
     end(fmt::format("the client was silent for {} s", std::chrono::duration_cast<std::chrono::seconds>(silent).count()), true);
   if (inside && silent > kQuiet && now - pinged_ > kQuiet) {
     pinged_ = now;
-    say(FrameKind::ping, door_->identity());
+    say(FrameKind::ping, client);
   }
   if (goodbye_ && now - goodbye_at_ > kGoodbyePatience) end("goodbye", false);
   uint64_t commands = session_->counts().commands;
@@ -327,7 +335,8 @@ void Worker::io() {
     tick();
     if (ending_) finish();
     if (router_.readable()) continue;
-    pollfd fds[] = {{router_.event_descriptor(), POLLIN, 0}, {router_.wake_descriptor(), POLLIN, 0}, {channel_.descriptor(), POLLIN, 0}, {monitor_fd, POLLIN, 0}};
+    pollfd fds[] = {
+        {router_.event_descriptor(), POLLIN, 0}, {router_.wake_descriptor(), POLLIN, 0}, {channel_.descriptor(), POLLIN, 0}, {monitor_fd, POLLIN, 0}};
     ::poll(fds, std::size(fds), static_cast<int>(kTick / 1ms));
     if (fds[1].revents & POLLIN) router_.clear_wake();
   }
@@ -379,8 +388,9 @@ void Worker::await_farewell() {
 }
 
 void Worker::finish() {
+  std::vector<std::byte> client = client_identity();
   spdlog::info("session {} ended: {}", opened_.session, end_reason_);
-  bool told = end_told_ && !door_->identity().empty() && router_.send(door_->identity(), refused_frame(opened_.session, opened_.incarnation, end_reason_));
+  bool told = end_told_ && !client.empty() && router_.send(client, refused_frame(opened_.session, opened_.incarnation, end_reason_));
   send_counters(ChannelKind::ended, end_reason_);
   if (told) await_farewell();
   monitor_.socket.close();

@@ -4,20 +4,18 @@
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
-#include <random>
 #include <string_view>
 
+#include "tests/fuzz/mutation.hpp"
 #include "tests/unit/wire/control_messages.hpp"
 #include "tests/unit/wire/frames.hpp"
 
 using namespace djinn;
 using namespace djinn::test;
+using namespace djinn::fuzz;
 using control::Kind;
 
 namespace {
-
-std::mt19937_64 random_bits;
-uint64_t below(uint64_t n) { return random_bits() % n; }
 
 uint64_t accepted = 0, refused = 0;
 
@@ -26,34 +24,6 @@ uint64_t accepted = 0, refused = 0;
   for (std::byte b : message) std::fprintf(stderr, "%02x", static_cast<unsigned>(b));
   std::fprintf(stderr, "\n");
   std::abort();
-}
-
-// Numbers that break arithmetic more often than random ones do.
-uint64_t interesting() {
-  static constexpr uint64_t kValues[] = {0, 1, 7, 8, 16, 0x7f, 0xff, 0x100, 0xffff, 0x10000, 0x7fffffff, 0x80000000, 0xfffffff8, 0xffffffff, 1ull << 32,
-                                         1ull << 62, 1ull << 63, ~7ull, ~0ull};
-  return kValues[below(std::size(kValues))];
-}
-
-void mutate(Bytes& m) {
-  for (uint64_t n = 1 + below(4); n; n--) {
-    if (m.empty()) return;
-    size_t at = below(m.size());
-    switch (below(6)) {
-      case 0: m[at] ^= std::byte(1u << below(8)); break;
-      case 1: m[at] = std::byte(random_bits()); break;
-      case 2: {  // a field, at its own alignment
-        uint64_t v = interesting();
-        size_t width = size_t{2} << below(3);
-        at -= at % width;
-        if (at + width <= m.size()) std::memcpy(m.data() + at, &v, width);
-        break;
-      }
-      case 3: m.resize(at); break;
-      case 4: m.insert(m.begin() + static_cast<ptrdiff_t>(at), 1 + below(24), std::byte(random_bits())); break;
-      case 5: m.erase(m.begin() + static_cast<ptrdiff_t>(at), m.begin() + static_cast<ptrdiff_t>(at + 1 + below(m.size() - at))); break;
-    }
-  }
 }
 
 // In a buffer of exactly its size, so that the sanitizer sees a read of one byte too many.

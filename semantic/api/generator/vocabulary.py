@@ -7,6 +7,7 @@ Headers say how a function is called; an overlay file says, in one line a functi
 Names may carry alternatives, "cublas{S,D}gemm_v2", and each must exist in the header; `rest` takes what no line has named.
 """
 import dataclasses
+import difflib
 import sys
 
 
@@ -86,7 +87,6 @@ class Api:
     def __getattr__(self, mode):
         if mode.startswith("_"):
             raise AttributeError(mode)
-        import difflib
         words = [w for w in dir(Api) if not w.startswith("_")]
         close = difflib.get_close_matches(mode, words, 1)
         raise OverlayError(f"{self._where()}: unknown mode '{mode}'" + (f"; did you mean '{close[0]}'?" if close else ""))

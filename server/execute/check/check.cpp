@@ -13,7 +13,9 @@ namespace djinn::server::check {
 // Words of one scope's launches: a few hundred launches of at most 4,096 words. Beyond this the scope is not judged rather than remembered.
 constexpr size_t kScopeWordsMax = 1 << 20;
 
-static Failure violation(const Kernel& kernel, std::string text) { return {cuda_error::invalid_value, wire::ErrorClass::exception, kernel.name, "check: " + std::move(text)}; }
+static Failure violation(const Kernel& kernel, std::string text) {
+  return {cuda_error::invalid_value, wire::ErrorClass::exception, kernel.name, "check: " + std::move(text)};
+}
 
 void describe_kernel(const Module& module, Kernel& kernel) {
   auto found = module::find_kernel(module.image, kernel.name);
@@ -79,7 +81,8 @@ Failure ScopeCheck::end(std::span<const std::byte> payload) {
     if (carried(wire::op::id_of(w))) return {};
   }
   if (!named) return {};
-  return {cuda_error::invalid_value, wire::ErrorClass::exception, "op scope " + std::to_string(head.scope), "check: no launch carries an address of the op's tensors"};
+  return {cuda_error::invalid_value, wire::ErrorClass::exception, "op scope " + std::to_string(head.scope),
+          "check: no launch carries an address of the op's tensors"};
 }
 
 }  // namespace djinn::server::check

@@ -1,7 +1,7 @@
 // `--check`: a layer over whatever device computes. It validates each forwarded call: a launch resolves to a kernel of the uploaded module, its
 // parameter bytes are as many as the cubin says, its handles are live and its shape is within the device's limits; and, with ops, each op scope that
-// launched anything has a launch or a library call that carries an address of the op's tensors. What it finds is counted as a violation and reported as an
-// error. It never computes: scoped calls are the op's work already, and without ops ("blind") nobody computes.
+// launched anything has a launch or a library call that carries an address of the op's tensors. What it finds is counted as a violation and reported
+// as an error. It never computes: scoped calls are the op's work already, and without ops ("blind") nobody computes.
 #pragma once
 #include <cstdint>
 #include <span>

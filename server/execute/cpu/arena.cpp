@@ -45,7 +45,8 @@ std::string Arena::map(uint64_t address, uint64_t size) {
   if (!granules(address, size, first, count)) return "not whole granules of the session's range";
   auto begin = live_.begin() + static_cast<ptrdiff_t>(first), end = begin + static_cast<ptrdiff_t>(count);
   if (std::find(begin, end, 1) != end) return "mapped already";
-  void* at = mmap(reinterpret_cast<void*>(address), size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, memory_, static_cast<off_t>(address - address_));
+  void* at =
+      mmap(reinterpret_cast<void*>(address), size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, memory_, static_cast<off_t>(address - address_));
   if (at == MAP_FAILED) return std::string("mmap: ") + strerror(errno);
   std::fill(begin, end, 1);
   mapped_ += size;

@@ -57,10 +57,12 @@ class CpuDevice final : public Device {
   uint64_t peak() const override { return arena_.peak(); }
 
   void upload(const wire::Upload& to, std::span<const std::byte> host, uint64_t first) override {
-    pieces(to.address, to.pitch, to.width, to.height, first, host.size(), [&](std::byte* device, uint64_t done, uint64_t n) { std::memcpy(device, host.data() + done, n); });
+    pieces(to.address, to.pitch, to.width, to.height, first, host.size(),
+           [&](std::byte* device, uint64_t done, uint64_t n) { std::memcpy(device, host.data() + done, n); });
   }
   void download(const wire::Download& from, uint64_t first, std::span<std::byte> host) override {
-    pieces(from.address, from.pitch, from.width, from.height, first, host.size(), [&](std::byte* device, uint64_t done, uint64_t n) { std::memcpy(host.data() + done, device, n); });
+    pieces(from.address, from.pitch, from.width, from.height, first, host.size(),
+           [&](std::byte* device, uint64_t done, uint64_t n) { std::memcpy(host.data() + done, device, n); });
   }
   const std::byte* host_view(uint64_t address, uint64_t) override { return at(address); }
   void copy(const wire::Copy& c) override {
@@ -82,7 +84,8 @@ class CpuDevice final : public Device {
   }
   const Blas& blas() const override { return cpu_blas(); }
   Failure launch(const std::string& kernel, const wire::Launch&, std::span<const std::byte>) override {
-    return {cuda_error::not_supported, wire::ErrorClass::refused, kernel, "the CPU device cannot run machine code for GPUs (SASS); this kernel needs a GPU or an op scope"};
+    return {cuda_error::not_supported, wire::ErrorClass::refused, kernel,
+            "the CPU device cannot run machine code for GPUs (SASS); this kernel needs a GPU or an op scope"};
   }
 
  private:

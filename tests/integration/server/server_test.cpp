@@ -35,7 +35,9 @@ Bytes joined(const Got& g) {
   return all;
 }
 
-std::optional<Got> download(WireClient& c, uint64_t address, uint64_t bytes) { return c.call(Opcode::download, wire::Download{0, address, bytes, bytes, 1}); }
+std::optional<Got> download(WireClient& c, uint64_t address, uint64_t bytes) {
+  return c.call(Opcode::download, wire::Download{0, address, bytes, bytes, 1});
+}
 
 bool alive(uint32_t pid) { return kill(static_cast<pid_t>(pid), 0) == 0; }
 
@@ -288,13 +290,31 @@ TEST_CASE("whoever breaks the protocol inside loses the session and is told why"
     c.disconnect();
     CHECK(server.until([&](auto) { return !alive(worker); }));
   };
-  offender([](WireClient& c) { c.next_ticket = 7; c.post(Opcode::synchronize, wire::Handle{0}); }, "does not follow");
+  offender(
+      [](WireClient& c) {
+        c.next_ticket = 7;
+        c.post(Opcode::synchronize, wire::Handle{0});
+      },
+      "does not follow");
   offender([](WireClient& c) { c.post(Opcode::synchronize, Bytes(4 * 8)); }, "malformed");
   offender([](WireClient& c) { c.post(Opcode::upload, bytes_of(wire::Upload{0, c.opened.range.address, 8, 8, 1}), {Bytes(9)}); }, "malformed");
   offender([](WireClient& c) { c.send_bytes(Bytes(200)); }, "malformed frame");
-  offender([](WireClient& c) { auto h = c.header(FrameKind::batch); h.first_ticket = 1; h.count = 3; c.send_frame(h, Bytes(16)); }, "record count");
+  offender(
+      [](WireClient& c) {
+        auto h = c.header(FrameKind::batch);
+        h.first_ticket = 1;
+        h.count = 3;
+        c.send_frame(h, Bytes(16));
+      },
+      "record count");
   offender([](WireClient& c) { c.send_frame(c.header(FrameKind::report)); }, "does not send");
-  offender([](WireClient& c) { auto h = c.header(FrameKind::ping); h.session++; c.send_frame(h); }, "another session");
+  offender(
+      [](WireClient& c) {
+        auto h = c.header(FrameKind::ping);
+        h.session++;
+        c.send_frame(h);
+      },
+      "another session");
   CHECK(innocent.synchronize());
 }
 

@@ -43,8 +43,8 @@ control::Open WireClient::default_open() {
   o.host = "test";
   o.program = "wire_client";
   o.pid = static_cast<uint32_t>(getpid());
-  // somewhere that a sanitizer leaves free, too, in its own process
-  for (uint64_t base : {0x200000000000ull, 0x100000000000ull, 0x7e0000000000ull}) o.ranges.push_back({base, 64ull << 30});
+  // places of which each sanitizer leaves one free
+  for (uint64_t base : {0x200000000000ull, 0x100000000000ull, 0x7e0000000000ull, 0x7ea000000000ull}) o.ranges.push_back({base, 64ull << 30});
   return o;
 }
 
@@ -145,7 +145,8 @@ bool WireClient::read_one() {
   if (!m) return false;
   wire::FrameHeader h;
   std::vector<wire::Record> parsed;
-  if (wire::parse_frame(m->part(0), m->parts.size() - 1, h, parsed) != wire::FrameError::none) throw std::runtime_error("the server sent a malformed frame");
+  if (wire::parse_frame(m->part(0), m->parts.size() - 1, h, parsed) != wire::FrameError::none)
+    throw std::runtime_error("the server sent a malformed frame");
   kinds.push_back(h.kind);
   if (h.kind == FrameKind::report) {
     reports_in_order &= h.report == reports + 1 && h.ack >= acknowledged;

@@ -1,5 +1,5 @@
-// A client that speaks the wire and nothing else: for tests that need a server's real behaviour and every liberty with the bytes. It has one thread and
-// no arena; the session's addresses are numbers to it.
+// A client that speaks the wire and nothing else: for tests that need a server's real behaviour and every liberty with the bytes. It has one thread
+// and no arena; the session's addresses are numbers to it.
 #pragma once
 #include <atomic>
 #include <chrono>

@@ -116,7 +116,7 @@ TEST_CASE("every prefix and every surplus is refused") {
     }
     for (size_t surplus : {1, 8, 64}) {
       auto longer = bytes;
-      longer.resize(bytes.size() + surplus);
+      longer.insert(longer.end(), surplus, std::byte{0});
       REQUIRE_FALSE(decodes(longer, c));
     }
   });
@@ -131,6 +131,57 @@ TEST_CASE("noise of any length decodes or is refused, and does no harm") {
       REQUIRE(decodes(noise, c) == (noise.size() == C::kBytes));
     }
   });
+}
+
+// The fixed parts of the hand-written commands, by the same rules.
+template <class Fixed>
+static void check_fixed() {
+  Fixed v, back;
+  randomize(v);
+  std::vector<std::byte> bytes;
+  wire::Writer(bytes).put(v);
+  REQUIRE(bytes.size() == sizeof v);
+  wire::Reader r(bytes);
+  back = r.get<Fixed>();
+  REQUIRE(r.finished());
+  REQUIRE(std::memcmp(&v, &back, sizeof v) == 0);
+  for (size_t i = 0; i < sizeof v; i++) {
+    reinterpret_cast<unsigned char*>(&v)[i] ^= 1;
+    std::vector<std::byte> changed;
+    wire::Writer(changed).put(v);
+    REQUIRE(changed != bytes);
+    reinterpret_cast<unsigned char*>(&v)[i] ^= 1;
+  }
+  for (size_t n = 0; n < bytes.size(); n++) {
+    std::vector<std::byte> cut(bytes.begin(), bytes.begin() + static_cast<std::ptrdiff_t>(n));
+    wire::Reader short_reader(cut);
+    short_reader.get<Fixed>();
+    REQUIRE_FALSE(short_reader.ok());
+  }
+}
+template <class... Fixed>
+static void check_all_fixed() {
+  (check_fixed<Fixed>(), ...);
+}
+TEST_CASE("fixed parts of hand-written commands and reports") {
+  using namespace djinn::wire;
+  check_all_fixed<MapMemory, Lease, LeaseReply, MemoryInfo, Upload, Download, Copy, Fill, Handle, StreamCreate, StreamWait, EventRecord, ModuleLoad,
+                  KernelGet, Launch, Reply, EventDone, Error, Pushed>();
+}
+
+TEST_CASE("counts fail closed: a length beyond the message or the limit gives nothing") {
+  for (uint64_t length : {uint64_t{9}, uint64_t{4096}, uint64_t{1} << 32, ~uint64_t{0}, ~uint64_t{0} - 7}) {
+    std::vector<std::byte> bytes;
+    wire::Writer w(bytes);
+    w.put(length);
+    w.put<uint64_t>(0);
+    wire::Reader r(bytes);
+    REQUIRE(r.get_bytes(~uint64_t{0}).empty());
+    REQUIRE_FALSE(r.ok());
+    wire::Reader array(bytes);
+    REQUIRE(array.get_array<uint32_t>(1 << 20).empty());
+    REQUIRE_FALSE(array.ok());
+  }
 }
 
 TEST_CASE("opcodes are generated ones, and each is one command's") {

@@ -1,5 +1,5 @@
-// Library-handle state in the client: ids, setters and getters, and what an entry point posts. The inside of libdjinn.so is replaced by a recorder, so
-// that these are the real entry points, generated ones included.
+// Library-handle state in the client: ids, setters and getters, and what an entry point posts. The inside of libdjinn.so is replaced by a recorder,
+// so that these are the real entry points, generated ones included.
 #include <cstdarg>
 #include <map>
 
@@ -96,7 +96,8 @@ TEST_CASE("a cuBLAS handle is its state, and answers unknown handles with their 
   REQUIRE(pointers == CUBLAS_POINTER_MODE_HOST);
   REQUIRE(cublasGetMathMode(h, &math) == CUBLAS_STATUS_SUCCESS);
   REQUIRE(math == CUBLAS_DEFAULT_MATH);
-  REQUIRE(cublasSetMathMode(h, static_cast<cublasMath_t>(CUBLAS_TF32_TENSOR_OP_MATH | CUBLAS_MATH_DISALLOW_REDUCED_PRECISION_REDUCTION)) == CUBLAS_STATUS_SUCCESS);
+  REQUIRE(cublasSetMathMode(h, static_cast<cublasMath_t>(CUBLAS_TF32_TENSOR_OP_MATH | CUBLAS_MATH_DISALLOW_REDUCED_PRECISION_REDUCTION)) ==
+          CUBLAS_STATUS_SUCCESS);
   REQUIRE(cublasGetMathMode(h, &math) == CUBLAS_STATUS_SUCCESS);
   REQUIRE(math == (CUBLAS_TF32_TENSOR_OP_MATH | CUBLAS_MATH_DISALLOW_REDUCED_PRECISION_REDUCTION));
   REQUIRE(cublasSetMathMode(h, static_cast<cublasMath_t>(7)) == CUBLAS_STATUS_INVALID_VALUE);
@@ -130,7 +131,8 @@ TEST_CASE("a product carries the handle's state and the scalars by value") {
   REQUIRE(recorder.posted.back().flags == 0);
 
   REQUIRE(cublasSetPointerMode(h, CUBLAS_POINTER_MODE_DEVICE) == CUBLAS_STATUS_SUCCESS);
-  REQUIRE(cublasSgemm(h, CUBLAS_OP_N, CUBLAS_OP_T, 2, 3, 4, at(0x4000), at(0x1000), 5, at(0x2000), 6, at(0x5000), at(0x3000), 7) == CUBLAS_STATUS_SUCCESS);
+  REQUIRE(cublasSgemm(h, CUBLAS_OP_N, CUBLAS_OP_T, 2, 3, 4, at(0x4000), at(0x1000), 5, at(0x2000), 6, at(0x5000), at(0x3000), 7) ==
+          CUBLAS_STATUS_SUCCESS);
   c = last<djinn::api::cublasSgemm_v2>();
   REQUIRE((c.alpha.address == 0x4000 && c.beta.address == 0x5000 && c.alpha.value[0] == 0));  // not dereferenced here
 
@@ -222,7 +224,9 @@ TEST_CASE("cublasLtMatmul sends its descriptors by value, for a cuBLAS handle to
 
   float alpha = 2, beta = 0;
   auto at = [](uint64_t p) { return reinterpret_cast<void*>(p); };
-  auto product = [&] { return cublasLtMatmul(lt, desc, &alpha, at(0x1000), a, at(0x2000), b, &beta, at(0x3000), d, at(0x4000), d, &results[0].algo, nullptr, 0, nullptr); };
+  auto product = [&] {
+    return cublasLtMatmul(lt, desc, &alpha, at(0x1000), a, at(0x2000), b, &beta, at(0x3000), d, at(0x4000), d, &results[0].algo, nullptr, 0, nullptr);
+  };
   REQUIRE(product() == CUBLAS_STATUS_SUCCESS);
   auto c = last<djinn::api::cublasLtMatmul>();
   REQUIRE(c.desc == djinn::api::MatmulDescription{CUBLAS_COMPUTE_32F, CUDA_R_32F, 0, 0, CUBLASLT_EPILOGUE_GELU_BIAS, CUDA_R_16BF, 0xb1a5, 0});

@@ -148,9 +148,9 @@ TEST_CASE("half and bfloat16 round to nearest even and keep infinities, NaNs and
   REQUIRE(half(65504.0f) == 0x7bff);
   REQUIRE(half(65519.9f) == 0x7bff);
   REQUIRE(half(65520.0f) == 0x7c00);
-  REQUIRE(half(1.0f + 0x1p-11f) == 0x3c00);            // a tie goes to even
+  REQUIRE(half(1.0f + 0x1p-11f) == 0x3c00);  // a tie goes to even
   REQUIRE(half(1.0f + 3 * 0x1p-11f) == 0x3c02);
-  REQUIRE(half(0x1p-25f) == 0x0000);                   // a tie of subnormals
+  REQUIRE(half(0x1p-25f) == 0x0000);  // a tie of subnormals
   REQUIRE(half(0x1.8p-25f) == 0x0001);
   REQUIRE(half(std::numeric_limits<float>::infinity()) == 0x7c00);
 }
@@ -235,7 +235,8 @@ static void strided_half(uint32_t type) {
     for (int j = 0; j < N; j++)
       for (int i = 0; i < M; i++) {
         double sum = 0;
-        for (int k = 0; k < K; k++) sum += static_cast<double>(to_float(a[static_cast<size_t>(batch * M * K + k * M + i)])) * to_float(b[static_cast<size_t>(j * K + k)]);
+        for (int k = 0; k < K; k++)
+          sum += static_cast<double>(to_float(a[static_cast<size_t>(batch * M * K + k * M + i)])) * to_float(b[static_cast<size_t>(j * K + k)]);
         REQUIRE(result[static_cast<size_t>(batch * M * N + j * M + i)] == Approx(sum).epsilon(0.01).margin(1e-3));
       }
 }
@@ -368,7 +369,8 @@ TEST_CASE("matmul in half rounds once, after the epilogue") {
   for (int j = 0; j < N; j++)
     for (int i = 0; i < M; i++) {
       double sum = to_float(bias[static_cast<size_t>(i)]);
-      for (int k = 0; k < K; k++) sum += static_cast<double>(to_float(a[static_cast<size_t>(k * M + i)])) * to_float(b[static_cast<size_t>(j * K + k)]);
+      for (int k = 0; k < K; k++)
+        sum += static_cast<double>(to_float(a[static_cast<size_t>(k * M + i)])) * to_float(b[static_cast<size_t>(j * K + k)]);
       // half an ulp of half, and what float accumulation may add
       REQUIRE(std::abs(to_float(result[static_cast<size_t>(j * M + i)]) - sum) <= std::abs(sum) * 0x1p-11 + 0x1p-24 + 1e-6);
     }

@@ -14,8 +14,17 @@ struct Case {
 
 Case reference(int64_t kv_heads, bool causal, bool bias) {
   at::manual_seed(7);
-  Case c{at::randn({2, 4, 9, 8}), at::randn({2, kv_heads, 9, 8}), at::randn({2, kv_heads, 9, 8}), bias ? at::randn({1, 1, 9, 9}) : Tensor(), at::randn({2, 4, 9, 8}),
-         causal, {}, {}, {}, {}, {}};
+  Case c{at::randn({2, 4, 9, 8}),
+         at::randn({2, kv_heads, 9, 8}),
+         at::randn({2, kv_heads, 9, 8}),
+         bias ? at::randn({1, 1, 9, 9}) : Tensor(),
+         at::randn({2, 4, 9, 8}),
+         causal,
+         {},
+         {},
+         {},
+         {},
+         {}};
   for (auto* t : {&c.q, &c.k, &c.v}) t->requires_grad_(true);
   if (bias) c.bias.requires_grad_(true);
   int64_t groups = 4 / kv_heads;
@@ -38,7 +47,8 @@ TEST_CASE("aten: flash attention, plain, causal, grouped") {
     at::NoGradGuard off;
     Client c;
     Tensor q = c.put(e.q), k = c.put(e.k), v = c.put(e.v), out = c.like(e.out), lse = c.empty({2, 4, 9}, at::kFloat), rng = c.empty({2}, at::kUInt64);
-    auto r = c.run("aten::_scaled_dot_product_flash_attention", "", {q, k, v, 0.0, causal, false, IValue()}, {out, lse, Out(), Out(), Out(), Out(), rng, Out(), Out()});
+    auto r = c.run("aten::_scaled_dot_product_flash_attention", "", {q, k, v, 0.0, causal, false, IValue()},
+                   {out, lse, Out(), Out(), Out(), Out(), rng, Out(), Out()});
     REQUIRE(r.text == "");
     CHECK(close(out, e.out));
     Tensor gq = c.like(q), gk = c.like(k), gv = c.like(v), unused = c.empty({}, at::kUInt64);
@@ -55,7 +65,8 @@ TEST_CASE("aten: efficient attention with a bias, its gradient, and a padded lse
   auto e = reference(4, false, true);
   at::NoGradGuard off;
   Client c;
-  Tensor q = c.put(e.q), k = c.put(e.k), v = c.put(e.v), b = c.put(e.bias).expand({2, 4, 9, 9}), out = c.like(e.out), lse = c.empty({2, 4, 32}, at::kFloat);
+  Tensor q = c.put(e.q), k = c.put(e.k), v = c.put(e.v), b = c.put(e.bias).expand({2, 4, 9, 9}), out = c.like(e.out),
+         lse = c.empty({2, 4, 32}, at::kFloat);
   auto r = c.run("aten::_scaled_dot_product_efficient_attention", "", {q, k, v, b, true, 0.0, false, IValue()}, {out, lse, Out(), Out()});
   REQUIRE(r.text == "");
   CHECK(close(out, e.out));
@@ -72,7 +83,8 @@ TEST_CASE("aten: efficient attention with a bias, its gradient, and a padded lse
 TEST_CASE("aten: attention with dropout draws the same mask in the backward") {
   at::NoGradGuard off;
   Client c;
-  Tensor q = c.put(at::randn({1, 2, 16, 8})), k = c.put(at::randn({1, 2, 16, 8})), v = c.put(at::randn({1, 2, 16, 8})), out = c.like(q), again = c.like(q);
+  Tensor q = c.put(at::randn({1, 2, 16, 8})), k = c.put(at::randn({1, 2, 16, 8})), v = c.put(at::randn({1, 2, 16, 8})), out = c.like(q),
+         again = c.like(q);
   Tensor lse = c.empty({1, 2, 16}, at::kFloat), rng = c.empty({2}, at::kUInt64), unused = c.empty({}, at::kUInt64);
   auto forward = [&](const Tensor& o) {
     return c.run("aten::_scaled_dot_product_flash_attention", "", {q, k, v, 0.3, false, false, IValue()},

@@ -116,9 +116,11 @@ class Client {
   std::vector<std::byte> definition(const Tensor& t, uint32_t id) {
     std::vector<std::byte> b;
     wire::Writer w(b);
-    uint16_t flags = (t.unsafeGetTensorImpl()->is_wrapped_number() ? kWrappedNumber : 0) | (t.is_conj() ? kConjugate : 0) | (t.is_neg() ? kNegative : 0);
+    uint16_t flags =
+        (t.unsafeGetTensorImpl()->is_wrapped_number() ? kWrappedNumber : 0) | (t.is_conj() ? kConjugate : 0) | (t.is_neg() ? kNegative : 0);
     uint64_t storage = address(t.storage().data());
-    w.put(TensorDefine{id, static_cast<uint8_t>(t.dim()), static_cast<uint8_t>(t.scalar_type()), flags, storage, t.storage().nbytes(), t.storage_offset()});
+    w.put(TensorDefine{id, static_cast<uint8_t>(t.dim()), static_cast<uint8_t>(t.scalar_type()), flags, storage, t.storage().nbytes(),
+                       t.storage_offset()});
     for (auto s : t.sizes()) w.put(s);
     for (auto s : t.strides()) w.put(s);
     return b;
@@ -130,8 +132,8 @@ class Client {
   }
 
   // {op head, arguments, outputs, generator}
-  std::vector<std::byte> record(const std::string& name, const std::string& overload, const std::vector<IValue>& arguments, const std::vector<Out>& outputs,
-                                uint32_t flags = 0, Generator g = {}) {
+  std::vector<std::byte> record(const std::string& name, const std::string& overload, const std::vector<IValue>& arguments,
+                                const std::vector<Out>& outputs, uint32_t flags = 0, Generator g = {}) {
     uint32_t op = define(name, overload);
     std::vector<std::byte> b;
     wire::Writer w(b);

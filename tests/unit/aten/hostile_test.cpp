@@ -31,7 +31,8 @@ TEST_CASE("aten: changed words and noise never crash") {
       c.record("aten::cat", "", {tensors({x, x}), 0}, {out}),
       c.record("aten::add", "Tensor", {x, scalar, 1}, {c.like(x)}),
       c.record("aten::native_layer_norm", "", {x, ints({3}), IValue(), IValue(), 1e-5}, {c.like(x), Out(), Out()}),
-      c.record("aten::split_with_sizes_copy", "", {x, ints({1, 1}), 0}, {Out(std::vector<Tensor>{c.empty({1, 3}, at::kFloat), c.empty({1, 3}, at::kFloat)})}),
+      c.record("aten::split_with_sizes_copy", "", {x, ints({1, 1}), 0},
+               {Out(std::vector<Tensor>{c.empty({1, 3}, at::kFloat), c.empty({1, 3}, at::kFloat)})}),
   };
   size_t refused = 0, total = 0;
   for (int i = 0; i < 20000; i++) {

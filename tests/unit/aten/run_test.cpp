@@ -55,8 +55,9 @@ TEST_CASE("aten: convolution and its backward") {
   CHECK(close(out, expected));
   Tensor g = at::randn_like(expected), gx = c.like(x), gw = c.like(w), gb = c.like(b);
   auto [ex, ew, eb] = at::convolution_backward(g, x, w, at::IntArrayRef({8}), {1, 1}, {1, 1}, {1, 1}, false, {0, 0}, 1, {true, true, true});
-  auto r = c.run("aten::convolution_backward", "",
-                 {c.put(g), X, W, ints({8}), ints({1, 1}), ints({1, 1}), ints({1, 1}), false, ints({0, 0}), 1, bools({true, true, true})}, {gx, gw, gb});
+  auto r =
+      c.run("aten::convolution_backward", "",
+            {c.put(g), X, W, ints({8}), ints({1, 1}), ints({1, 1}), ints({1, 1}), false, ints({0, 0}), 1, bools({true, true, true})}, {gx, gw, gb});
   REQUIRE(r.text == "");
   CHECK(close(gx, ex));
   CHECK(close(gw, ew, 1e-4));
@@ -144,7 +145,8 @@ TEST_CASE("aten: AdamW fused, twice") {
   std::vector<Tensor> p, g, m, v, s, P, G, M, V, S;
   for (int64_t n : {5, 17}) {
     p.push_back(at::randn({n})), g.push_back(at::randn({n})), m.push_back(at::zeros({n})), v.push_back(at::zeros({n})), s.push_back(at::zeros({}));
-    P.push_back(c.put(p.back())), G.push_back(c.put(g.back())), M.push_back(c.put(m.back())), V.push_back(c.put(v.back())), S.push_back(c.put(s.back()));
+    P.push_back(c.put(p.back())), G.push_back(c.put(g.back())), M.push_back(c.put(m.back())), V.push_back(c.put(v.back())),
+        S.push_back(c.put(s.back()));
   }
   auto list = [](const std::vector<Tensor>& t) { return IValue(c10::List<Tensor>(at::ArrayRef<Tensor>(t))); };
   for (int step = 1; step <= 2; step++) {
@@ -243,14 +245,15 @@ TEST_CASE("aten: a cuDNN LSTM and its backward against autograd") {
   c10::List<Tensor> W;
   for (auto& t : w) W.push_back(c.put(t));
   Tensor X = c.put(x), H = c.put(h), C = c.put(cx), Y = c.like(y), HY = c.like(hy), CY = c.like(cy), empty = c.empty({0}, at::kFloat);
-  REQUIRE(c.run("aten::_cudnn_rnn", "", {X, W, 4, none(), H, C, 2, hidden, 0, 1, false, 0.0, true, false, ints({}), none()}, {Y, HY, CY, Out(), Out()}).text == "");
+  REQUIRE(
+      c.run("aten::_cudnn_rnn", "", {X, W, 4, none(), H, C, 2, hidden, 0, 1, false, 0.0, true, false, ints({}), none()}, {Y, HY, CY, Out(), Out()})
+          .text == "");
   CHECK(close(Y, y));
   Tensor gx = c.like(X);
   std::vector<Tensor> gw;
   for (auto& t : w) gw.push_back(c.like(t));
-  auto r = c.run("aten::_cudnn_rnn_backward", "",
-                 {X, W, 4, empty, H, C, Y, c.put(g), none(), none(), 2, hidden, 0, 1, false, 0.0, true, false, ints({}), none(), empty,
-                  bools({true, true, true, true})},
+  auto r = c.run("aten::_cudnn_rnn_backward", "", {X,      W, 4, empty, H,   C,    Y,     c.put(g), none(), none(), 2,
+                                                   hidden, 0, 1, false, 0.0, true, false, ints({}), none(), empty,  bools({true, true, true, true})},
                  {gx, Out(), Out(), Out(gw)});
   REQUIRE(r.text == "");
   CHECK(close(gx, x.grad(), 1e-4));
@@ -262,8 +265,7 @@ TEST_CASE("aten: an op that the CPU has in float32 only runs in float32") {
   Tensor a = at::randn({4, 4}).to(at::kHalf), out = c.empty({4, 4}, at::kHalf);
   Tensor spd = at::mm(a.to(at::kFloat), a.to(at::kFloat).t()) + at::eye(4) * 4;
   Tensor info = c.empty({}, at::kInt);
-  for (int i = 0; i < 2; i++)
-    REQUIRE(c.run("aten::linalg_cholesky_ex", "", {c.put(spd.to(at::kHalf)), false, false}, {out, info}).text == "");
+  for (int i = 0; i < 2; i++) REQUIRE(c.run("aten::linalg_cholesky_ex", "", {c.put(spd.to(at::kHalf)), false, false}, {out, info}).text == "");
   CHECK(close(out, at::linalg_cholesky(spd), 2e-2));
 }
 

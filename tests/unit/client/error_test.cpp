@@ -23,6 +23,12 @@ struct Fails {
   }
   void* p = nullptr;
 };
+int host_blocking(std::string* text = nullptr) {
+  char words[256] = "";
+  int e = djinn_hook_host_get()->blocking_error(words, sizeof words);
+  if (text) *text = words;
+  return e;
+}
 bool contains(const char* text, const char* part) { return strstr(text, part) != nullptr; }
 }  // namespace
 
@@ -101,6 +107,36 @@ TEST_CASE("the hook's failed call is told to the hook and does not swallow what 
   cudaGetLastError();
 }
 
+TEST_CASE("a program that goes on after errors is not drowned in them") {
+  OpenSession s;
+  Fails f;
+  for (int i = 0; i < 300; i++) {
+    f.fill({cudaErrorUnknown, ErrorClass::exception, "aten::again", std::to_string(i)});
+    REQUIRE(cudaDeviceSynchronize() == cudaErrorUnknown);
+  }
+  CHECK(contains(cudaGetErrorString(cudaErrorUnknown), "aten::again: 299"));
+  CHECK(host_blocking() == 0);
+  cudaGetLastError();
+}
+
+TEST_CASE("child: blocking", "[.][blocking]") {
+  OpenSession s;
+  Fails f;
+  CHECK(host_blocking() == 0);
+  f.fill({cudaErrorAssert, ErrorClass::exception, "aten::embedding", "out of range"});
+  std::string text;
+  CHECK(host_blocking(&text) == cudaErrorAssert);
+  CHECK(text == "device-side assert triggered: aten::embedding: out of range");
+  CHECK(host_blocking() == 0);
+  cudaGetLastError();
+}
+
+TEST_CASE("with CUDA_LAUNCH_BLOCKING=1 the hook learns of an error where it happens") {
+  auto done = run_case("blocking", {"DJINN_SERVER=tcp://127.0.0.1:1", "CUDA_LAUNCH_BLOCKING=1"});
+  INFO(done.output);
+  CHECK(done.status == 0);
+}
+
 TEST_CASE("the hook's table answers what the server said at open") {
   OpenSession s;
   const djinn_hook_host* host = djinn_hook_host_get();
@@ -121,8 +157,11 @@ TEST_CASE("the hook's table answers what the server said at open") {
 }
 
 TEST_CASE("every code has its name and its text") {
-  for (auto [code, name] : {std::pair{cudaSuccess, "cudaSuccess"}, {cudaErrorMemoryAllocation, "cudaErrorMemoryAllocation"}, {cudaErrorIllegalAddress, "cudaErrorIllegalAddress"},
-                            {cudaErrorPeerAccessNotEnabled, "cudaErrorPeerAccessNotEnabled"}, {cudaErrorECCUncorrectable, "cudaErrorECCUncorrectable"},
+  for (auto [code, name] : {std::pair{cudaSuccess, "cudaSuccess"},
+                            {cudaErrorMemoryAllocation, "cudaErrorMemoryAllocation"},
+                            {cudaErrorIllegalAddress, "cudaErrorIllegalAddress"},
+                            {cudaErrorPeerAccessNotEnabled, "cudaErrorPeerAccessNotEnabled"},
+                            {cudaErrorECCUncorrectable, "cudaErrorECCUncorrectable"},
                             {cudaErrorStreamCaptureInvalidated, "cudaErrorStreamCaptureInvalidated"}}) {
     CHECK(std::string(cudaGetErrorName(code)) == name);
     CHECK(strlen(cudaGetErrorString(code)) > 5);

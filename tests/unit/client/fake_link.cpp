@@ -43,7 +43,8 @@ bool FakeLink::take_frame(std::span<const std::byte> frame, std::span<const djin
     for (auto& p : bulk) release(p);
     return !lost_;
   }
-  if (h.first_ticket != next_ticket_) complaints_.push_back("first ticket " + std::to_string(h.first_ticket) + " instead of " + std::to_string(next_ticket_));
+  if (h.first_ticket != next_ticket_)
+    complaints_.push_back("first ticket " + std::to_string(h.first_ticket) + " instead of " + std::to_string(next_ticket_));
   frames_.push_back(h);
   for (auto& r : records) {
     Sent s{r.head, next_ticket_++, {r.payload.begin(), r.payload.end()}, {}};
@@ -151,7 +152,8 @@ Failure FakeLink::dispatch(Sent& s, std::vector<std::byte>& answer, std::vector<
       if (granules_.size() * wire::kGranule > lease_) complain("mapped more than the lease");
       return {};
     }
-    case Opcode::lease: lease_ = std::max(std::min(s.as<wire::Lease>().bytes, memory_total), granules_.size() * wire::kGranule);
+    case Opcode::lease:
+      lease_ = std::max(std::min(s.as<wire::Lease>().bytes, memory_total), granules_.size() * wire::kGranule);
       w.put(wire::LeaseReply{lease_});
       return {};
     case Opcode::memory_info: w.put(wire::MemoryInfo{memory_total - granules_.size() * wire::kGranule, memory_total}); return {};
@@ -230,7 +232,8 @@ Failure FakeLink::move_bytes(Sent& s, std::vector<std::vector<std::byte>>& rows)
       packed.assign(b.begin(), b.end());
     }
     for (auto& p : s.parts) packed.insert(packed.end(), static_cast<const std::byte*>(p.data), static_cast<const std::byte*>(p.data) + p.size);
-    if (!r.finished() || packed.size() != u.width * u.height) return complain("upload of another size than it says"), Failure{kInvalidValue, {}, "upload", "malformed"};
+    if (!r.finished() || packed.size() != u.width * u.height)
+      return complain("upload of another size than it says"), Failure{kInvalidValue, {}, "upload", "malformed"};
     if (!live(u.address, u.pitch, u.width, u.height)) return illegal;
     for (uint64_t row = 0; row < u.height; row++) write(u.address + row * u.pitch, packed.data() + row * u.width, u.width);
   } else if (s.opcode() == Opcode::fill) {
@@ -354,7 +357,8 @@ static void fake_close(djinn_link* l, unsigned) { reinterpret_cast<FakeLink*>(l)
 static void fake_abandon(djinn_link* l) { reinterpret_cast<FakeLink*>(l)->abandoned = true; }
 
 const djinn_link_api* FakeLink::api() {
-  static const djinn_link_api table = {DJINN_LINK_VERSION, sizeof(djinn_link_api), fake_open, fake_send, fake_drive, fake_stats, fake_close, fake_abandon};
+  static const djinn_link_api table = {DJINN_LINK_VERSION, sizeof(djinn_link_api), fake_open, fake_send, fake_drive, fake_stats, fake_close,
+                                       fake_abandon};
   return &table;
 }
 

@@ -1,5 +1,5 @@
-// The log: tickets, flush rules, credit, replies, and many threads at once. Each case has a log and a link of its own; the worker at its end is stepped
-// by the test, so that "under way" is a state.
+// The log: tickets, flush rules, credit, replies, and many threads at once. Each case has a log and a link of its own; the worker at its end is
+// stepped by the test, so that "under way" is a state.
 #include "interpose/batch/log.hpp"
 
 #include <cstring>
@@ -30,9 +30,7 @@ struct Rig {
     log.start(FakeLink::api(), link.handle(), 7, 3, flush_when_idle);
   }
   ~Rig() { CHECK(link.complaints() == std::vector<std::string>{}); }
-  Ticket post(uint64_t value) {
-    return log.post(static_cast<uint32_t>(Opcode::tensor_forget), 0, std::as_bytes(std::span(&value, 1)), {});
-  }
+  Ticket post(uint64_t value) { return log.post(static_cast<uint32_t>(Opcode::tensor_forget), 0, std::as_bytes(std::span(&value, 1)), {}); }
   Reply echo(uint64_t value) { return log.call(static_cast<uint32_t>(Opcode::op_query), 0, std::as_bytes(std::span(&value, 1)), {}); }
   size_t arrived() { return link.sent().size(); }
   FakeLink link;
@@ -174,8 +172,7 @@ TEST_CASE("every waiting thread wakes up") {
   for (int i = 0; i < 8; i++) tickets.push_back(rig.post(1));
   std::atomic<int> woken{0};
   std::vector<std::thread> threads;
-  for (Ticket t : tickets)
-    threads.emplace_back([&, t] { woken += rig.log.wait_executed(t); });
+  for (Ticket t : tickets) threads.emplace_back([&, t] { woken += rig.log.wait_executed(t); });
   std::thread caller([&] { woken += rig.echo(9).status == 0; });
   while (rig.link.waiting() < 9) std::this_thread::yield();
   while (rig.link.step(1)) {}

@@ -131,7 +131,8 @@ TEST_CASE("rows with pitches in every direction, the bytes between them untouche
   struct Shape {
     size_t width, height, host_pitch, device_pitch;
   };
-  for (auto [width, height, host_pitch, device_pitch] : {Shape{5, 7, 9, 16}, Shape{512, 300, 512, 512}, Shape{1000, 40, 1024, 1000}, Shape{33, 1, 100, 64}}) {
+  for (auto [width, height, host_pitch, device_pitch] :
+       {Shape{5, 7, 9, 16}, Shape{512, 300, 512, 512}, Shape{1000, 40, 1024, 1000}, Shape{33, 1, 100, 64}}) {
     size_t host_bytes = host_pitch * height, device_bytes = device_pitch * height;
     Device a(device_bytes), b(device_bytes);
     auto in = pattern(host_bytes, 5);

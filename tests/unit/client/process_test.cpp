@@ -5,10 +5,12 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <csignal>
 #include <cstring>
 #include <thread>
 
 #include "interpose/batch/session.hpp"
+#include "interpose/shadow/fault.hpp"
 #include "tests/unit/client/fixture.hpp"
 
 using namespace djinn;
@@ -52,7 +54,7 @@ TEST_CASE("child: refused", "[.][refused]") {
 }
 
 TEST_CASE("a value that cannot be understood is refused by its name in one line, and there is no device") {
-  for (std::string bad : {"DJINN_LEVEL=high", "DJINN_PERF=no_shape_cache,no_gravity", "DJINN_SUMMARY=maybe", "DJINN_LOCAL=2", "DJINN_LOG=loud"}) {
+  for (std::string bad : {"DJINN_LEVEL=high", "DJINN_PERF=no_shape_cache,no_gravity", "DJINN_SUMMARY=maybe", "DJINN_LOCAL=2", "DJINN_LOG=loud", "DJINN_DEBUG=everything"}) {
     auto done = run_case("no-device", {kServer, bad});
     INFO(done.output);
     CHECK(done.status == 0);
@@ -158,6 +160,23 @@ TEST_CASE("a sticky error stays, whether it came with a post or with a call") {
   }
 }
 
+// ---- touching device memory ----
+
+TEST_CASE("child: touch", "[.][touch]") {
+  void* p = nullptr;
+  REQUIRE(cudaMalloc(&p, 1000) == cudaSuccess);
+  signal(SIGSEGV, SIG_DFL);  // not Catch's
+  watch_faults();
+  static_cast<volatile char*>(p)[77] = 1;
+}
+
+TEST_CASE("a touch of device memory by the client names the allocation and ends as a touch does") {
+  auto done = run_case("touch", {kServer, kQuiet});
+  INFO(done.output);
+  CHECK(done.status == 128 + SIGSEGV);
+  CHECK(contains(done.output, "byte 77 of an allocation of 1024 bytes"));
+}
+
 // ---- fork ----
 
 TEST_CASE("child: fork", "[.][fork]") {
@@ -168,8 +187,9 @@ TEST_CASE("child: fork", "[.][fork]") {
   if (child == 0) {
     void* q = nullptr;
     int n = 0;
-    bool right = cudaMalloc(&q, 100) == cudaErrorInitializationError && cudaGetDeviceCount(&n) == cudaErrorInitializationError && cuInit(0) == CUDA_ERROR_NOT_INITIALIZED &&
-                 cudaMemset(p, 0, 1) == cudaErrorInitializationError && cudaDeviceSynchronize() == cudaErrorInitializationError && fake().abandoned;
+    bool right = cudaMalloc(&q, 100) == cudaErrorInitializationError && cudaGetDeviceCount(&n) == cudaErrorInitializationError &&
+                 cuInit(0) == CUDA_ERROR_NOT_INITIALIZED && cudaMemset(p, 0, 1) == cudaErrorInitializationError &&
+                 cudaDeviceSynchronize() == cudaErrorInitializationError && fake().abandoned;
     exit(right ? 0 : 1);  // exit handlers run in the child too
   }
   int status = -1;

@@ -52,6 +52,10 @@ class Client {
     link = nullptr;
   }
 
+  bool open(Peer& peer) {
+    peer.start();
+    return open(peer.endpoint);
+  }
   bool open(const std::string& endpoint) {
     config.endpoint = endpoint.c_str();
     djinn_link_events events{};
@@ -111,7 +115,8 @@ class Client {
   }
   // … or driven by this thread.
   bool drive_frames(size_t n, std::chrono::milliseconds patience = std::chrono::seconds(5)) {
-    for (auto end = std::chrono::steady_clock::now() + patience; frames() < n && std::chrono::steady_clock::now() < end;) link_api()->drive(link, 100);
+    for (auto end = std::chrono::steady_clock::now() + patience; frames() < n && std::chrono::steady_clock::now() < end;)
+      link_api()->drive(link, 100);
     return frames() >= n;
   }
   bool wait_lost(std::chrono::milliseconds patience = std::chrono::seconds(5)) {

@@ -13,7 +13,7 @@ TEST_CASE("an emulated round trip takes at least as long as was asked") {
   Peer peer(Peer::Network::ipc);
   Client c;
   c.config.emulate = "rtt=20ms";
-  REQUIRE(c.open(peer.endpoint));
+  REQUIRE(c.open(peer));
   bool driven = GENERATE(true, false);
   for (uint64_t i = 1; i <= 5; i++) {
     auto start = Clock::now();
@@ -28,7 +28,7 @@ TEST_CASE("messages overlap on an emulated network: ten take one round trip, not
   Peer peer(Peer::Network::ipc);
   Client c;
   c.config.emulate = "rtt=200ms";
-  REQUIRE(c.open(peer.endpoint));
+  REQUIRE(c.open(peer));
   auto start = Clock::now();
   for (uint64_t i = 1; i <= 10; i++) REQUIRE(c.send(i));
   REQUIRE(c.wait_frames(10));
@@ -40,7 +40,7 @@ TEST_CASE("bytes take their time on an emulated network, and are released at onc
   Peer peer(Peer::Network::ipc);
   Client c;
   c.config.emulate = "bandwidth=80Mbit";
-  REQUIRE(c.open(peer.endpoint));
+  REQUIRE(c.open(peer));
   Buffer b(500000);
   auto start = Clock::now();
   REQUIRE(c.send(1, {b.part()}));
@@ -56,7 +56,7 @@ TEST_CASE("a transfer that takes longer than the peer may be silent is no loss")
   c.config.emulate = "bandwidth=8Mbit";
   c.config.heartbeat_ms = 50;
   c.config.lost_ms = 200;
-  REQUIRE(c.open(peer.endpoint));
+  REQUIRE(c.open(peer));
   Buffer b(500000);
   REQUIRE(c.send(1, {b.part()}));
   REQUIRE(c.wait_frames(1));
@@ -70,7 +70,7 @@ TEST_CASE("the faults are those of the seed") {
     c.config.emulate = text.c_str();
     c.config.heartbeat_ms = 10;  // heartbeats come when they come, and must not roll the dice
     c.config.lost_ms = 10000;
-    REQUIRE(c.open(peer.endpoint));
+    REQUIRE(c.open(peer));
     for (uint64_t i = 1; i <= 60; i++) REQUIRE(c.send(i));
     REQUIRE(c.send(1000));
     auto arrived = [&] {
@@ -96,7 +96,7 @@ TEST_CASE("garbage comes before the message, not instead of it") {
   Peer peer(Peer::Network::tcp);
   Client c;
   c.config.emulate = "garbage=1,seed=3";
-  REQUIRE(c.open(peer.endpoint));
+  REQUIRE(c.open(peer));
   for (uint64_t i = 1; i <= 20; i++) REQUIRE(c.send(i));
   REQUIRE(c.wait_frames(20));
   CHECK(peer.count("batch") >= 20);
@@ -107,7 +107,7 @@ TEST_CASE("slow delays by fifty milliseconds") {
   Peer peer(Peer::Network::tcp);
   Client c;
   c.config.emulate = "slow=1";
-  REQUIRE(c.open(peer.endpoint));
+  REQUIRE(c.open(peer));
   auto start = Clock::now();
   REQUIRE(c.send(1));
   REQUIRE(c.drive_frames(1));
@@ -118,7 +118,7 @@ TEST_CASE("a cut ends the connection for both sides") {
   Peer peer(GENERATE(Peer::Network::tcp, Peer::Network::ipc));
   Client c;
   c.config.emulate = "cut=1";
-  REQUIRE(c.open(peer.endpoint));
+  REQUIRE(c.open(peer));
   Buffer b(10);
   CHECK_FALSE(c.send(1, {b.part()}));
   CHECK(b.released == 1);

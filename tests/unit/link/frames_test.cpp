@@ -15,7 +15,7 @@ using Clock = std::chrono::steady_clock;
 TEST_CASE("a frame with bulk parts comes back whole, released once") {
   Peer peer(GENERATE(Peer::Network::tcp, Peer::Network::ipc));
   Client c;
-  REQUIRE(c.open(peer.endpoint));
+  REQUIRE(c.open(peer));
   Buffer big(8 << 20, 'b'), small(3, 's');
   REQUIRE(c.send(1, {big.part(), small.part()}));
   REQUIRE(c.wait_frames(1));
@@ -32,7 +32,7 @@ TEST_CASE("a frame with bulk parts comes back whole, released once") {
 TEST_CASE("a driving thread delivers what it waits for, in order") {
   Peer peer(Peer::Network::ipc);
   Client c;
-  REQUIRE(c.open(peer.endpoint));
+  REQUIRE(c.open(peer));
   for (uint64_t i = 1; i <= 500; i++) {
     REQUIRE(c.send(i));
     if (i % 3 == 0) REQUIRE(c.drive_frames(i));
@@ -53,7 +53,7 @@ TEST_CASE("a driving thread delivers what it waits for, in order") {
 TEST_CASE("driving an idle link takes as long as it was told") {
   Peer peer(Peer::Network::ipc);
   Client c;
-  REQUIRE(c.open(peer.endpoint));
+  REQUIRE(c.open(peer));
   auto start = Clock::now();
   CHECK(link_api()->drive(c.link, 3000) == 0);
   CHECK(Clock::now() - start >= 3ms);
@@ -62,7 +62,7 @@ TEST_CASE("driving an idle link takes as long as it was told") {
 TEST_CASE("many threads send and drive at once") {
   Peer peer(Peer::Network::ipc);
   Client c;
-  REQUIRE(c.open(peer.endpoint));
+  REQUIRE(c.open(peer));
   constexpr uint64_t kEach = 500, kThreads = 4;
   std::vector<std::thread> threads;
   std::atomic<int> failures{0};
@@ -85,7 +85,7 @@ TEST_CASE("an idle link is kept alive, both ways, and ticks") {
   Client c;
   c.config.heartbeat_ms = 20;
   c.config.lost_ms = 10000;
-  REQUIRE(c.open(peer.endpoint));
+  REQUIRE(c.open(peer));
   CHECK(peer.wait_for("ping", 5));
   peer.send(bytes_of(peer.header(wire::FrameKind::ping)));
   CHECK(peer.wait_for("pong"));
@@ -100,7 +100,7 @@ TEST_CASE("an idle link is kept alive, both ways, and ticks") {
 TEST_CASE("what is no frame of this session is ignored and counted") {
   Peer peer(Peer::Network::tcp);
   Client c;
-  REQUIRE(c.open(peer.endpoint));
+  REQUIRE(c.open(peer));
   Bytes good = peer.report();
   auto changed = [&](auto change) {
     Bytes b = good;
@@ -133,7 +133,7 @@ TEST_CASE("what is no frame of this session is ignored and counted") {
 TEST_CASE("a refusal in mid-session reaches the session's owner before the loss") {
   Peer peer(Peer::Network::tcp);
   Client c;
-  REQUIRE(c.open(peer.endpoint));
+  REQUIRE(c.open(peer));
   Bytes refused = peer.report();
   wire::FrameHeader h;
   std::memcpy(&h, refused.data(), sizeof h);
@@ -150,7 +150,7 @@ TEST_CASE("a refusal in mid-session reaches the session's owner before the loss"
 TEST_CASE("the pump has a name and takes no signals") {
   Peer peer(Peer::Network::tcp);
   Client c;
-  REQUIRE(c.open(peer.endpoint));
+  REQUIRE(c.open(peer));
   int found = 0;
   for (auto& task : std::filesystem::directory_iterator("/proc/self/task")) {
     std::string name, line, blocked;
@@ -184,12 +184,12 @@ TEST_CASE("only djinn_link_get is exported") {
   CHECK(ours[0].find(" T djinn_link_get\n") != std::string::npos);
 }
 
-// How long a round trip takes, driven by the waiting thread and left to the pump: `link_test "[bench]"` prints it; here it only has to be a round trip
-// and not a time-out.
+// How long a round trip takes, driven by the waiting thread and left to the pump: `link_test "[bench]"` prints it; here it only has to be a round
+// trip and not a time-out.
 TEST_CASE("a round trip is fast", "[bench]") {
   Peer peer(Peer::Network::ipc);
   Client c;
-  REQUIRE(c.open(peer.endpoint));
+  REQUIRE(c.open(peer));
   uint64_t sent = 0;
   for (bool driven : {true, false}) {
     std::vector<double> us;
@@ -201,7 +201,8 @@ TEST_CASE("a round trip is fast", "[bench]") {
       us.push_back(std::chrono::duration<double, std::micro>(Clock::now() - start).count());
     }
     std::sort(us.begin(), us.end());
-    std::cout << (driven ? "driven" : "pumped") << " round trip over ipc: median " << us[us.size() / 2] << " us, 10 % below " << us[us.size() / 10] << " us\n";
+    std::cout << (driven ? "driven" : "pumped") << " round trip over ipc: median " << us[us.size() / 2] << " us, 10 % below " << us[us.size() / 10]
+              << " us\n";
     CHECK(us[us.size() / 2] < 5000);
   }
 }

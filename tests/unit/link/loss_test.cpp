@@ -87,6 +87,7 @@ TEST_CASE("process: a peer", "[.process]") {
   umask(0);  // another user's socket can be connected to, which is why the user is checked
   if (std::string uid = variable("DJINN_TEST_UID"); !uid.empty()) REQUIRE(setuid(static_cast<uid_t>(std::stoul(uid))) == 0);
   Peer peer(variable("DJINN_TEST_NETWORK") == "ipc" ? Peer::Network::ipc : Peer::Network::tcp);
+  peer.start();
   say(peer.endpoint);
   pause();
 }
@@ -150,7 +151,7 @@ TEST_CASE("a silent peer is lost although the connection stands") {
   Client c;
   c.config.heartbeat_ms = 50;
   c.config.lost_ms = 300;
-  REQUIRE(c.open(peer.endpoint));
+  REQUIRE(c.open(peer));
   peer.mute = true;
   REQUIRE(c.wait_lost(10s));
   CHECK(peer.count("ping") >= 2);
@@ -160,6 +161,7 @@ TEST_CASE("a silent peer is lost although the connection stands") {
 
 TEST_CASE("a process that was stopped itself goes on") {
   Peer peer(Peer::Network::tcp);
+  peer.start();
   Process client("process: a client", {"DJINN_TEST_ENDPOINT=" + peer.endpoint});
   REQUIRE(client.line() == "open");
   kill(client.pid, SIGUSR1);
@@ -177,7 +179,7 @@ TEST_CASE("a process that was stopped itself goes on") {
 TEST_CASE("a forked child that abandons the connection does not keep it open") {
   Peer peer(GENERATE(Peer::Network::tcp, Peer::Network::ipc));
   Client c;
-  REQUIRE(c.open(peer.endpoint));
+  REQUIRE(c.open(peer));
   pid_t child = fork();
   if (child == 0) {
     link_api()->abandon_in_child(c.link);
@@ -194,7 +196,7 @@ TEST_CASE("a forked child that abandons the connection does not keep it open") {
 TEST_CASE("a child abandons nothing when the connection is gone and its descriptor is somebody else's") {
   auto peer = std::make_unique<Peer>(Peer::Network::tcp);
   Client c;
-  REQUIRE(c.open(peer->endpoint));
+  REQUIRE(c.open(*peer));
   peer.reset();
   REQUIRE(c.wait_lost());
   std::vector<int> files;  // one of them gets the number that the connection had

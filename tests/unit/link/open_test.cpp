@@ -27,6 +27,11 @@ std::string refusal(const std::string& endpoint, unsigned timeout_ms = 5000) {
   return c.error;
 }
 
+std::string refusal(Peer& peer, unsigned timeout_ms = 5000) {
+  peer.start();
+  return refusal(peer.endpoint, timeout_ms);
+}
+
 bool contains(const std::string& text, const std::string& part) {
   UNSCOPED_INFO("looking for \"" << part << "\" in \"" << text << '"');
   return text.find(part) != std::string::npos;
@@ -39,7 +44,8 @@ struct Stranger {
     socklen_t n = sizeof a;
     a.sin_family = AF_INET;
     a.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-    if (bind(fd, reinterpret_cast<sockaddr*>(&a), n) != 0 || listen(fd, 5) != 0 || getsockname(fd, reinterpret_cast<sockaddr*>(&a), &n) != 0) std::abort();
+    if (bind(fd, reinterpret_cast<sockaddr*>(&a), n) != 0 || listen(fd, 5) != 0 || getsockname(fd, reinterpret_cast<sockaddr*>(&a), &n) != 0)
+      std::abort();
     endpoint = "tcp://127.0.0.1:" + std::to_string(ntohs(a.sin_port));
     if (!says.empty())
       thread = std::thread([this, says] {
@@ -69,7 +75,7 @@ TEST_CASE("a session opens") {
   Peer peer(GENERATE(Peer::Network::tcp, Peer::Network::ipc));
   Client c;
   INFO(c.error);
-  REQUIRE(c.open(peer.endpoint));
+  REQUIRE(c.open(peer));
   CHECK(peer.count("hello") == 1);
   CHECK(peer.last_open().program == "link_test");
   CHECK(peer.last_open().pid == static_cast<uint32_t>(getpid()));
@@ -93,6 +99,7 @@ TEST_CASE("a session opens") {
 TEST_CASE("the front door opens sessions too") {
   Peer peer(Peer::Network::tcp);
   Client c;
+  peer.start();
   REQUIRE(c.open(peer.front_door));
   CHECK_FALSE(c.opened.relayed);
 }
@@ -108,9 +115,11 @@ TEST_CASE("a worker that cannot be reached is reached through the front door") {
     peer.endpoint = peer.front_door;
   }
   if (peer.opened.endpoint == peer.endpoint)  // the control port of this peer welcomes as well: make it silent
-    peer.answer_hello = [&, first = true](const wire::FrameHeader&) mutable { return std::exchange(first, false) ? Bytes() : bytes_of(peer.header(wire::FrameKind::welcome)); };
+    peer.answer_hello = [&, first = std::make_shared<std::atomic<bool>>(true)](const wire::FrameHeader&) {
+      return first->exchange(false) ? Bytes() : bytes_of(peer.header(wire::FrameKind::welcome));
+    };
   Client c;
-  bool ok = c.open(peer.endpoint);
+  bool ok = c.open(peer);
   INFO(c.error);
   REQUIRE(ok);
   CHECK(c.opened.relayed);
@@ -122,7 +131,7 @@ TEST_CASE("a worker on every address is reached where its broker was") {
   Peer peer(Peer::Network::tcp);
   peer.opened.endpoint.replace(6, 9, "0.0.0.0");
   Client c;
-  REQUIRE(c.open(peer.endpoint));
+  REQUIRE(c.open(peer));
   CHECK_FALSE(c.opened.relayed);
 }
 
@@ -130,6 +139,7 @@ TEST_CASE("a name with several addresses is tried at each") {
   Peer peer(Peer::Network::tcp);  // listens on 127.0.0.1 only; localhost may be ::1 first
   std::string endpoint = peer.endpoint;
   endpoint.replace(6, 9, "localhost");
+  peer.start();
   Client c;
   bool ok = c.open(endpoint);
   INFO(c.error);
@@ -162,7 +172,7 @@ TEST_CASE("who listens is no djinn-gpu-server") {
   SECTION("it speaks ZeroMQ, but not our protocol") {
     Peer peer(Peer::Network::tcp);
     peer.answer_open = [](auto&) { return Bytes(100, std::byte{7}); };
-    CHECK(contains(refusal(peer.endpoint), "does not speak Djinn's protocol"));
+    CHECK(contains(refusal(peer), "does not speak Djinn's protocol"));
   }
 }
 
@@ -170,7 +180,7 @@ TEST_CASE("the server says no") {
   Peer peer(Peer::Network::tcp);
   SECTION("with a reason") {
     peer.answer_open = [](auto&) { return control::encode(control::Kind::refused, control::Refused{"no room for you"}); };
-    CHECK(contains(refusal(peer.endpoint), "refused: no room for you"));
+    CHECK(contains(refusal(peer), "refused: no room for you"));
   }
   SECTION("it is of another version") {
     peer.answer_open = [](auto&) {
@@ -179,7 +189,7 @@ TEST_CASE("the server says no") {
       h.kind = control::Kind::refused;
       return bytes_of(h);
     };
-    CHECK(contains(refusal(peer.endpoint), "speaks protocol version 9, this client speaks 1"));
+    CHECK(contains(refusal(peer), "speaks protocol version 9, this client speaks 1"));
   }
   SECTION("its answer is cut short") {
     peer.answer_open = [&](auto&) {
@@ -187,11 +197,11 @@ TEST_CASE("the server says no") {
       b.resize(b.size() - 8);
       return b;
     };
-    CHECK(contains(refusal(peer.endpoint), "malformed answer"));
+    CHECK(contains(refusal(peer), "malformed answer"));
   }
   SECTION("it does not answer") {
     peer.answer_open = [](auto&) { return Bytes(); };
-    CHECK(contains(refusal(peer.endpoint, 200), "no answer within 200 ms"));
+    CHECK(contains(refusal(peer, 200), "no answer within 200 ms"));
   }
 }
 
@@ -204,7 +214,7 @@ TEST_CASE("the worker says no") {
       h.version = 9;
       return bytes_of(h);
     };
-    CHECK(contains(refusal(peer.endpoint), "speaks protocol version 9"));
+    CHECK(contains(refusal(peer), "speaks protocol version 9"));
   }
   SECTION("it answers for another session") {
     peer.answer_hello = [&](auto&) {
@@ -212,12 +222,12 @@ TEST_CASE("the worker says no") {
       h.session++;
       return bytes_of(h);
     };
-    CHECK(contains(refusal(peer.endpoint), "another session"));
+    CHECK(contains(refusal(peer), "another session"));
   }
   SECTION("the broker names an endpoint that is none") {
     peer.opened.endpoint = "garbage";
     peer.answer_hello = [&](auto&) { return bytes_of(peer.header(wire::FrameKind::pong)); };  // nor is the control port a front door
-    CHECK(contains(refusal(peer.endpoint), "'garbage'"));
+    CHECK(contains(refusal(peer), "'garbage'"));
   }
 }
 
@@ -225,7 +235,7 @@ TEST_CASE("an emulated network that is none is refused before anything is opened
   Peer peer(Peer::Network::tcp);
   Client c;
   c.config.emulate = "rtt=1parsec";
-  CHECK_FALSE(c.open(peer.endpoint));
+  CHECK_FALSE(c.open(peer));
   CHECK(contains(c.error, "'rtt=1parsec'"));
   CHECK(peer.count("open") == 0);
 }
@@ -234,8 +244,8 @@ TEST_CASE("the peer's user is checked on ipc, and is never right on tcp") {
   Client ok, wrong;
   ok.config.check_peer_uid = wrong.config.check_peer_uid = 1;
   Peer ipc(Peer::Network::ipc);
-  CHECK(ok.open(ipc.endpoint));
+  CHECK(ok.open(ipc));
   Peer tcp(Peer::Network::tcp);
-  CHECK_FALSE(wrong.open(tcp.endpoint));
+  CHECK_FALSE(wrong.open(tcp));
   CHECK(contains(wrong.error, "user"));
 }

@@ -16,7 +16,9 @@ using wire::FrameHeader;
 using wire::FrameKind;
 
 Peer::Peer(Network network)
-    : control_(context_, Socket::Kind::router), data_(context_, Socket::Kind::router), door_(context_, Socket::Kind::router),
+    : control_(context_, Socket::Kind::router),
+      data_(context_, Socket::Kind::router),
+      door_(context_, Socket::Kind::router),
       monitor_(context_, zmq::socket_type::pair) {
   char name[] = "/tmp/djinn-link-test-XXXXXX";
   if (!mkdtemp(name)) throw std::runtime_error("mkdtemp");
@@ -41,6 +43,10 @@ Peer::Peer(Network network)
   opened.server_host = "test-host";
   opened.server_version = "0.0.1";
   opened.ops = {"aten::add.Tensor", "aten::mm"};
+}
+
+void Peer::start() {
+  if (!threads_.empty()) return;
   threads_.emplace_back([this] { serve(control_, nullptr); });
   threads_.emplace_back([this] { serve(data_, &monitor_); });
   threads_.emplace_back([this] { serve(door_, nullptr); });

@@ -1,5 +1,5 @@
-// A server small enough to be told what to do wrong: a control port, a data port and a front door on ROUTER sockets, each with a thread of its own. By
-// default it opens every session, welcomes its token, and answers each batch with a report that carries the batch's bulk parts back.
+// A server small enough to be told what to do wrong: a control port, a data port and a front door on ROUTER sockets, each with a thread of its own.
+// By default it opens every session, welcomes its token, and answers each batch with a report that carries the batch's bulk parts back.
 #pragma once
 #include <atomic>
 #include <chrono>
@@ -24,7 +24,8 @@ class Peer {
   enum class Network { tcp, ipc };
   explicit Peer(Network network);
   ~Peer();
-  void stop();  // as if it were killed: every connection closes
+  void start();  // what it is to answer is said before; Client::open does this
+  void stop();   // as if it were killed: every connection closes
 
   std::string endpoint;  // of the control port
   std::string front_door;

@@ -1,167 +1,18 @@
-// Fatbins and cubins made by hand, then cut, bent and filled with noise; and, where the torch wheel is at hand, all of its kernels.
-#include <elf.h>
-#include <fcntl.h>
-#include <lz4.h>
-#include <sys/mman.h>
-#include <sys/stat.h>
-#include <unistd.h>
-#include <zstd.h>
-
-#include <cstdlib>
-#include <cstring>
+// Fatbins and cubins made by hand, then cut, bent and filled with noise.
 #include <random>
 
-#include "semantic/module/module.hpp"
 #include "tests/unit/catch.hpp"
+#include "tests/unit/module/images.hpp"
 
 using namespace djinn::module;
-
-namespace {
-
-using Bytes = std::vector<std::byte>;
-
-template <class T>
-void put(Bytes& out, const T& v) {
-  auto p = reinterpret_cast<const std::byte*>(&v);
-  out.insert(out.end(), p, p + sizeof v);
-}
-Bytes bytes(const std::string& s) {
-  auto p = reinterpret_cast<const std::byte*>(s.data());
-  return {p, p + s.size()};
-}
-
-struct Attribute {
-  uint8_t format, attribute;
-  Bytes data;
-  uint16_t value = 0;
-};
-Attribute param17(uint16_t ordinal, uint16_t offset, uint32_t size) {
-  Attribute a{4, 0x17, {}, 0};
-  put(a.data, uint32_t{0});
-  put(a.data, ordinal);
-  put(a.data, offset);
-  put(a.data, size << 18 | 0x1f000);
-  return a;
-}
-Attribute param45(uint16_t ordinal, uint16_t offset, uint16_t size) {
-  Attribute a{4, 0x45, {}, 0};
-  put(a.data, uint32_t{0});
-  put(a.data, ordinal);
-  put(a.data, offset);
-  put(a.data, size);
-  put(a.data, uint16_t{0});
-  return a;
-}
-Bytes info(const std::vector<Attribute>& attributes) {
-  Bytes out;
-  for (const Attribute& a : attributes) {
-    put(out, a.format);
-    put(out, a.attribute);
-    put(out, a.format == 4 ? static_cast<uint16_t>(a.data.size()) : a.value);
-    out.insert(out.end(), a.data.begin(), a.data.end());
-  }
-  return out;
-}
-
-// An ELF file of these sections.
-Bytes cubin(std::vector<std::pair<std::string, Bytes>> sections, uint16_t machine = 190) {
-  sections.insert(sections.begin(), {"", {}});
-  sections.emplace_back(".shstrtab", Bytes{});
-  std::string names;
-  std::vector<Elf64_Shdr> headers;
-  for (auto& [name, data] : sections) {
-    Elf64_Shdr s{};
-    s.sh_name = static_cast<uint32_t>(names.size());
-    names += name + '\0';
-    s.sh_type = name.empty() ? SHT_NULL : SHT_PROGBITS;
-    headers.push_back(s);
-  }
-  sections.back().second = bytes(names);
-  Elf64_Ehdr h{};
-  std::memcpy(h.e_ident, ELFMAG, SELFMAG);
-  h.e_ident[EI_CLASS] = ELFCLASS64;
-  h.e_machine = machine;
-  h.e_shentsize = sizeof(Elf64_Shdr);
-  h.e_shnum = static_cast<uint16_t>(sections.size());
-  h.e_shstrndx = static_cast<uint16_t>(sections.size() - 1);
-  Bytes out(sizeof h);
-  for (size_t i = 0; i < sections.size(); i++) {
-    headers[i].sh_offset = out.size();
-    headers[i].sh_size = sections[i].second.size();
-    out.insert(out.end(), sections[i].second.begin(), sections[i].second.end());
-  }
-  out.resize((out.size() + 7) / 8 * 8);
-  h.e_shoff = out.size();
-  for (auto& s : headers) put(out, s);
-  std::memcpy(out.data(), &h, sizeof h);
-  return out;
-}
-
-Bytes sample_cubin() {
-  return cubin({{".nv.info", {}},
-                {".nv.info.first", info({param17(1, 8, 4), param17(0, 0, 8), {3, 0x19, {}, 12}})},
-                {".nv.info.second", info({param45(2, 0x64b0, 0x18), param45(1, 0x64a8, 1), param45(0, 0, 0x64a8), {3, 0x19, {}, 0x64c8}})},
-                {".nv.info.none", info({{3, 0x1b, {}, 255}})},
-                {".nv.info.not_a_kernel", info({param17(0, 0, 8)})},
-                {".text.first", Bytes(16)},
-                {".text.second", Bytes(16)},
-                {".text.none", Bytes(16)},
-                {".text.bare", Bytes(16)}});
-}
-
-struct Entry {
-  uint16_t kind;
-  uint32_t sm;
-  uint64_t flags;
-  Bytes data;
-  uint64_t size = 0;
-};
-Bytes fatbin(const std::vector<Entry>& entries, uint32_t header_size = 64) {
-  Bytes body;
-  for (const Entry& e : entries) {
-    size_t padded = (e.data.size() + 7) / 8 * 8;
-    put(body, e.kind);
-    put(body, uint16_t{0x101});
-    put(body, header_size);
-    put(body, uint64_t{padded});
-    put(body, e.flags & 0xa000 ? static_cast<uint32_t>(e.data.size()) : 0u);
-    put(body, uint32_t{0});
-    put(body, uint32_t{0});
-    put(body, e.sm);
-    put(body, uint64_t{0});
-    put(body, e.flags);
-    put(body, uint64_t{0});
-    put(body, e.flags & 0xa000 ? e.size : uint64_t{0});
-    body.resize(body.size() + header_size - 64);
-    body.insert(body.end(), e.data.begin(), e.data.end());
-    body.resize(body.size() + padded - e.data.size());
-  }
-  Bytes out;
-  put(out, uint32_t{0xba55ed50});
-  put(out, uint16_t{1});
-  put(out, uint16_t{16});
-  put(out, uint64_t{body.size()});
-  out.insert(out.end(), body.begin(), body.end());
-  return out;
-}
-Bytes zstd(const Bytes& in) {
-  Bytes out(ZSTD_compressBound(in.size()));
-  out.resize(ZSTD_compress(out.data(), out.size(), in.data(), in.size(), 3));
-  return out;
-}
-Bytes lz4(const Bytes& in) {
-  Bytes out(static_cast<size_t>(LZ4_compressBound(static_cast<int>(in.size()))));
-  out.resize(static_cast<size_t>(LZ4_compress_default(reinterpret_cast<const char*>(in.data()), reinterpret_cast<char*>(out.data()), static_cast<int>(in.size()), static_cast<int>(out.size()))));
-  return out;
-}
-
-}  // namespace
+using namespace djinn::test;
 
 TEST_CASE("module: kernels and their parameters, of both kinds") {
   Bytes c = sample_cubin();
   auto all = kernels(c);
   REQUIRE(all);
-  CHECK(all->size() == 3);
+  REQUIRE(all->size() == 4);
+  CHECK(all->at(1).name == "second");
   auto first = find_kernel(c, "first");
   REQUIRE(first);
   REQUIRE(first->params.size() == 2);
@@ -170,37 +21,91 @@ TEST_CASE("module: kernels and their parameters, of both kinds") {
   CHECK(first->params[1].offset == 8);
   CHECK(first->params[1].size == 4);
   CHECK(first->param_bytes == 12);
+  CHECK(first->threads_max == 256);
+  CHECK(first->registers == 40);
   auto second = find_kernel(c, "second");
   REQUIRE(second);
   CHECK(second->param_bytes == 0x64c8);
+  CHECK(second->params[0].size == 0x64a8);
   CHECK(second->params[2].size == 0x18);
+  CHECK(second->threads_max == 0);
+  CHECK(second->registers == 255);
   for (const char* name : {"none", "bare"}) {
     auto k = find_kernel(c, name);
     REQUIRE(k);
     CHECK(k->params.empty());
     CHECK(k->param_bytes == 0);
   }
-  CHECK_FALSE(find_kernel(c, "absent"));
-  CHECK_FALSE(find_kernel(c, "not_a_kernel"));
-  CHECK_FALSE(find_kernel(c, "firs"));
+  for (const char* name : {"absent", "helper", "firs", "first ", ""}) CHECK(find_kernel(c, name).error() == "the image has no kernel of that name");
+  CHECK(cubin_bytes(c.data()) == c.size());
 }
 
 TEST_CASE("module: parameters that cannot be are refused") {
-  auto bad = [](std::vector<Attribute> a) { return find_kernel(cubin({{".nv.info.k", info(a)}, {".text.k", {}}}), "k").error(); };
-  CHECK(bad({param17(1, 8, 4)}) == "a parameter is missing");
-  CHECK(bad({param17(0, 65000, 8)}) != "");
-  CHECK(bad({param17(60000, 0, 8)}) != "");
-  CHECK(bad({param17(0, 0, 8), {3, 0x19, {}, 4}}) != "");
-  Bytes cut = info({param17(0, 0, 8)});
-  cut.resize(cut.size() - 1);
-  CHECK(find_kernel(cubin({{".nv.info.k", cut}, {".text.k", {}}}), "k").error() == "an attribute is cut off");
+  auto problem = [](const std::vector<Bytes>& attributes) {
+    Bytes c = cubin({{"k", info(attributes)}});
+    std::string one = find_kernel(c, "k").error(), all = kernels(c).error();
+    CHECK(all == (one.empty() ? "" : "k: " + one));
+    return one;
+  };
+  CHECK(problem({param17(0, 0, 8), param_bytes(8)}) == "");
+  CHECK(problem({param17(1, 8, 4), param_bytes(12)}) == "a parameter is missing or described twice");
+  CHECK(problem({param17(0, 0, 8), param45(0, 0, 8), param_bytes(8)}) == "a parameter is missing or described twice");
+  CHECK(problem({param17(65535, 0, 8), param_bytes(8)}) == "a parameter is missing or described twice");
+  CHECK(problem({param17(0, 0, 8), param17(1, 7, 4), param_bytes(12)}) == "two parameters overlap");
+  CHECK(problem({param17(0, 0, 8), param_bytes(4)}) == "a parameter lies outside the parameters");
+  CHECK(problem({param17(0, 65535, 16383), param_bytes(32768)}) == "a parameter lies outside the parameters");
+  CHECK(problem({param17(0, 0, 8)}) == "a parameter lies outside the parameters");
+  CHECK(problem({param_bytes(8)}) == "its parameters are not described");
+  CHECK(problem({param45(0, 0, 32769), param_bytes(32769)}) == "its parameters are more than a launch can carry");
+  CHECK(problem({sized_attribute(0x17, Bytes(8))}) == "a parameter is cut off");
+  CHECK(problem({sized_attribute(0x45, Bytes(11))}) == "a parameter is cut off");
+  CHECK(problem({sized_attribute(0x19, Bytes(4))}) == "the size of its parameters has another format");
+  CHECK(problem({threads_bound(4096, 1, 1)}) == "its bound on threads is malformed");
+  CHECK(problem({Bytes{std::byte{5}, std::byte{0}, std::byte{0}, std::byte{0}}}) == "an attribute has an unknown format");
+  CHECK(problem({Bytes(3, std::byte{1})}) == "an attribute is cut off");
+  Bytes cut = param17(0, 0, 8);
+  cut.pop_back();
+  CHECK(problem({cut}) == "an attribute is cut off");
   CHECK(kernels(cubin({}, EM_X86_64)).error() == "not a cubin");
 }
 
+TEST_CASE("module: a small cubin cannot make a large list") {
+  // Many kernels that share one long name and one long list of attributes.
+  std::vector<Bytes> attributes;
+  for (uint16_t i = 0; i < 2000; i++) attributes.push_back(param17(i, static_cast<uint16_t>(8 * i), 8));
+  attributes.push_back(param_bytes(16000));
+  Bytes c = cubin({{std::string(8000, 'k'), info(attributes)}});
+  REQUIRE(kernels(c));
+  Elf64_Ehdr h;
+  std::memcpy(&h, c.data(), sizeof h);
+  std::vector<Elf64_Shdr> sections(h.e_shnum);
+  std::memcpy(sections.data(), c.data() + h.e_shoff, sections.size() * sizeof(Elf64_Shdr));
+  for (Elf64_Shdr& s : sections) {
+    if (s.sh_type != SHT_SYMTAB) continue;
+    Elf64_Sym symbol;
+    std::memcpy(&symbol, c.data() + s.sh_offset + sizeof symbol, sizeof symbol);
+    Bytes symbols;
+    for (int i = 0; i < 1000; i++) put(symbols, symbol);
+    s.sh_offset = c.size();
+    s.sh_size = symbols.size();
+    append(c, symbols);
+    std::memcpy(c.data() + h.e_shoff, sections.data(), sections.size() * sizeof s);
+    break;
+  }
+  auto all = kernels(c);
+  CHECK_FALSE(all);
+  CHECK(find_kernel(c, std::string(8000, 'k')));
+}
+
 TEST_CASE("module: fatbins, raw and compressed, with headers of any size") {
-  Bytes c = sample_cubin(), ptx = bytes(".version 9.0\n.target sm_80\n.entry k() {}\n");
+  Bytes c = sample_cubin(), ptx = bytes_of(".version 9.0\n.target sm_80\n.entry k() {}\n");
   for (uint32_t header : {64u, 80u, 112u}) {
-    Bytes f = fatbin({{2, 80, 0x11, c}, {2, 90, 0x8011, zstd(c), c.size()}, {7, 90, 0x11, Bytes(24)}, {2, 120, 0x2011, lz4(c), c.size()}, {1, 120, 0x8011, zstd(ptx), ptx.size()}}, header);
+    Bytes f = fatbin({{2, 80, kRaw, c},
+                      {2, 90, kZstd, zstd(c), c.size()},
+                      {7, 90, kRaw, Bytes(24)},
+                      {2, 120, kLz4, lz4(c), c.size()},
+                      {1, 120, kZstd, zstd(ptx), ptx.size()}},
+                     header);
     CHECK(fatbin_bytes(f.data()) == f.size());
     auto list = images(f);
     REQUIRE(list);
@@ -211,28 +116,80 @@ TEST_CASE("module: fatbins, raw and compressed, with headers of any size") {
       CHECK(*u == (i.kind == Kind::ptx ? ptx : c));
     }
   }
+  CHECK(fatbin_bytes(c.data()) == 0);
+  CHECK(images(fatbin({}))->empty());
+}
+
+TEST_CASE("module: fatbins that are not whole are refused") {
+  auto problem = [](const Bytes& f) { return images(f).error(); };
+  Bytes good = fatbin({{2, 80, kRaw, Bytes(64)}});
+  auto with = [&](size_t at, auto value) {
+    Bytes f = good;
+    std::memcpy(f.data() + at, &value, sizeof value);
+    return problem(f);
+  };
+  CHECK(problem(good) == "");
+  CHECK(with(0, 0x12345678u) == "not a fatbin");
+  CHECK(with(4, uint16_t{2}) == "the fatbin has an unknown version");
+  CHECK(with(6, uint16_t{8}) == "the fatbin is cut off");
+  CHECK(with(8, ~0ull) == "the fatbin is cut off");
+  CHECK(with(8, uint64_t{64 + 32}) == "an image of the fatbin is cut off");
+  CHECK(with(16 + 4, 32u) == "an image of the fatbin is cut off");
+  CHECK(with(16 + 8, ~0ull - 63) == "an image of the fatbin is cut off");
+  CHECK(with(16 + 40, uint64_t{0xa011}) == "an image of the fatbin is compressed in two ways");
+  CHECK(problem(fatbin({{2, 80, kZstd, Bytes(64), 64}})) == "");
+  Bytes f = fatbin({{2, 80, kZstd, Bytes(64), 64}});
+  f[16 + 16] = std::byte{65};
+  CHECK(problem(f) == "a compressed image of the fatbin is cut off");
+  CHECK(problem(fatbin(std::vector<Entry>(1025, Entry{2, 80, kRaw, {}}))) == "the fatbin has too many images");
 }
 
 TEST_CASE("module: the cubin that a device would load") {
   Bytes c(8);
-  Bytes f = fatbin({{2, 75, 0x11, c}, {2, 80, 0x11, c}, {2, 86, 0x11, c}, {2, 90, 0x100011, c}, {2, 120, 0x11, c}, {1, 121, 0x11, c}});
+  Bytes f = fatbin({{2, 75, kRaw, c},
+                    {2, 80, kRaw, c},
+                    {2, 86, kRaw, c},
+                    {2, 90, kRaw | kArchSpecific, c},
+                    {2, 100, kRaw, c},
+                    {2, 103, kRaw | kFamilySpecific, c},
+                    {2, 120, kRaw, c},
+                    {2, 120, kRaw | kArchSpecific, c}});
   auto list = images(f);
   REQUIRE(list);
   auto chosen = [&](uint32_t sm) { return choose_cubin(*list, sm) ? choose_cubin(*list, sm)->sm : 0; };
+  CHECK(chosen(70) == 0);
   CHECK(chosen(75) == 75);
   CHECK(chosen(80) == 80);
   CHECK(chosen(89) == 86);
   CHECK(chosen(90) == 90);
-  CHECK(chosen(120) == 120);
+  CHECK(chosen(100) == 100);
+  CHECK(chosen(101) == 100);
+  CHECK(chosen(103) == 103);
+  CHECK(chosen(110) == 0);
+  CHECK(choose_cubin(*list, 120)->arch_specific());
+  CHECK_FALSE(choose_cubin(*list, 121)->arch_specific());
   CHECK(chosen(121) == 120);
-  CHECK(chosen(70) == 0);
-  CHECK(chosen(100) == 0);
+  CHECK(choose_ptx(*list, 120) == nullptr);
+}
+
+TEST_CASE("module: the PTX that could be compiled for a device") {
+  Bytes c(8);
+  Bytes f = fatbin({{1, 75, kRaw, c}, {1, 90, kRaw, c}, {1, 90, kRaw | kArchSpecific, c}, {1, 100, kRaw | kFamilySpecific, c}, {2, 120, kRaw, c}});
+  auto list = images(f);
+  REQUIRE(list);
+  CHECK(choose_ptx(*list, 70) == nullptr);
+  CHECK(choose_ptx(*list, 86)->sm == 75);
+  CHECK(choose_ptx(*list, 90)->arch_specific());
+  CHECK(choose_ptx(*list, 103)->sm == 100);
+  CHECK(choose_ptx(*list, 120)->sm == 90);
+  CHECK_FALSE(choose_ptx(*list, 120)->arch_specific());
 }
 
 TEST_CASE("module: cut, bent and noisy input crashes nothing") {
   Bytes c = sample_cubin();
-  Bytes f = fatbin({{2, 90, 0x8011, zstd(c), c.size()}, {2, 120, 0x2011, lz4(c), c.size()}, {2, 80, 0x11, c}});
+  Bytes f = fatbin({{2, 90, kZstd, zstd(c), c.size()}, {2, 120, kLz4, lz4(c), c.size()}, {2, 80, kRaw, c}});
   for (size_t n = 0; n < c.size(); n++) CHECK_FALSE(kernels(std::span(c).first(n)));
+  for (size_t n = 0; n < c.size(); n++) CHECK_FALSE(find_kernel(std::span(c).first(n), "first"));
   for (size_t n = 0; n < f.size(); n++) CHECK_FALSE(images(std::span(f).first(n)));
   std::mt19937_64 dice(3);
   for (int round = 0; round < 20000; round++) {
@@ -248,53 +205,25 @@ TEST_CASE("module: cut, bent and noisy input crashes nothing") {
   }
 }
 
-TEST_CASE("module: an image may not make us allocate what it likes") {
-  Bytes c(64);
-  auto list = images(fatbin({{2, 90, 0x8011, zstd(c), ~0ull - 100}}));
-  REQUIRE(list);
-  CHECK_FALSE(unpack(list->at(0)));
+TEST_CASE("module: an image may not make us allocate what it likes, and has the size that it claims") {
+  Bytes c(4096);
+  auto problem = [&](uint64_t flags, const Bytes& data, uint64_t size) {
+    Bytes f = fatbin({{2, 90, flags, data, size}});
+    auto list = images(f);
+    REQUIRE(list);
+    return unpack(list->at(0)).error();
+  };
+  CHECK(problem(kZstd, zstd(c), c.size()) == "");
+  CHECK(problem(kLz4, lz4(c), c.size()) == "");
+  CHECK(problem(kZstd, zstd(c), ~0ull - 100) == "the image is larger than 512 MiB");
+  CHECK(problem(kZstd, zstd(c), 500 << 20) == "the image has another size (zstd)");
+  CHECK(problem(kZstd, zstd(c), c.size() - 1) == "the image has another size (zstd)");
+  CHECK(problem(kLz4, lz4(c), 500 << 20) == "the image has another size (LZ4)");
+  CHECK(problem(kLz4, lz4(c), c.size() + 1) == "the image does not decompress (LZ4)");
+  CHECK(problem(kLz4, lz4(c), c.size() - 8) == "");  // old tools said too little
+  CHECK(problem(kLz4, lz4(c), c.size() - 100) == "the image does not decompress (LZ4)");
+  Bytes bad = zstd(c);
+  bad.back() ^= std::byte{0xff};
+  bad.resize(bad.size() - 2);
+  CHECK(problem(kZstd, bad, c.size()) == "the image does not decompress (zstd)");
 }
-
-#ifdef DJINN_TORCH_CUDA_LIBRARY
-TEST_CASE("module: every kernel of the torch wheel for sm_120") {
-  int fd = open(DJINN_TORCH_CUDA_LIBRARY, O_RDONLY | O_CLOEXEC);
-  REQUIRE(fd >= 0);
-  struct stat st {};
-  REQUIRE(fstat(fd, &st) == 0);
-  auto file = static_cast<const std::byte*>(mmap(nullptr, static_cast<size_t>(st.st_size), PROT_READ, MAP_PRIVATE, fd, 0));
-  close(fd);
-  REQUIRE(file != MAP_FAILED);
-  Elf64_Ehdr h;
-  std::memcpy(&h, file, sizeof h);
-  std::vector<Elf64_Shdr> sections(h.e_shnum);
-  std::memcpy(sections.data(), file + h.e_shoff, sections.size() * sizeof(Elf64_Shdr));
-  size_t fatbins = 0, found = 0, with_params = 0;
-  for (const Elf64_Shdr& s : sections) {
-    if (std::string(reinterpret_cast<const char*>(file) + sections[h.e_shstrndx].sh_offset + s.sh_name) != ".nv_fatbin") continue;
-    for (size_t at = 0; at + 16 <= s.sh_size;) {
-      const std::byte* p = file + s.sh_offset + at;
-      size_t n = fatbin_bytes(p);
-      if (!n) {
-        at += 8;
-        continue;
-      }
-      auto list = images({p, n});
-      REQUIRE(list);
-      if (const Image* image = choose_cubin(*list, 120)) {
-        auto cubin = unpack(*image);
-        REQUIRE(cubin);
-        auto all = kernels(*cubin);
-        INFO(all.error());
-        REQUIRE(all);
-        found += all->size();
-        for (const Kernel& k : *all) with_params += !k.params.empty();
-      }
-      ++fatbins;
-      at += (n + 7) / 8 * 8;
-    }
-  }
-  CHECK(fatbins > 400);
-  CHECK(found > 20000);
-  CHECK(with_params > 0.99 * static_cast<double>(found));
-}
-#endif

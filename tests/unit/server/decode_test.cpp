@@ -3,85 +3,14 @@
 #include <cstring>
 #include <random>
 
-#include "server/decode/decode.hpp"
-#include "server/execute/blas.hpp"
-#include "tests/unit/catch.hpp"
+#include "tests/unit/server/fixture.hpp"
 
 using namespace djinn;
 using namespace djinn::server;
+using namespace djinn::server::test;
 using wire::ErrorClass;
-using wire::Opcode;
 
 namespace {
-
-constexpr uint64_t kBase = 0x100000000000, kLive = 4 * wire::kGranule;
-
-// Live: [kBase, kBase + kLive).
-class CountingDevice final : public Device {
- public:
-  wire::control::Device describe() const override { return {"counting", 1ull << 30, 12, 0, 4, 1536, 1, 1}; }
-  bool reserve(uint64_t, uint64_t) override { return true; }
-  std::string map(uint64_t, uint64_t size) override { return ++calls, mapped_ += size, ""; }
-  std::string unmap(uint64_t, uint64_t size) override { return ++calls, mapped_ -= size, ""; }
-  bool live(uint64_t a, uint64_t n) const override { return !n || (a >= kBase && a - kBase <= kLive && n <= kLive - (a - kBase)); }
-  bool live(uint64_t a, uint64_t pitch, uint64_t width, uint64_t height) const override {
-    unsigned __int128 extent = height > 1 ? static_cast<unsigned __int128>(pitch) * (height - 1) + width : width;
-    return !width || !height || (extent <= kLive && live(a, static_cast<uint64_t>(extent)));
-  }
-  uint64_t memory_epoch() const override { return 1; }
-  uint64_t mapped() const override { return mapped_; }
-  uint64_t peak() const override { return mapped_; }
-  void upload(const wire::Upload&, std::span<const std::byte> host, uint64_t) override { ++calls, bytes += host.size(); }
-  void download(const wire::Download&, uint64_t, std::span<std::byte> host) override { ++calls, bytes += host.size(); }
-  const std::byte* host_view(uint64_t, uint64_t) override { return nullptr; }
-  const Blas& blas() const override { return cpu_blas(); }
-  void copy(const wire::Copy&) override { ++calls; }
-  void fill(const wire::Fill&) override { ++calls; }
-  uint64_t timestamp(uint64_t) override { return ++calls; }
-  Failure launch(const std::string&, const wire::Launch&, std::span<const std::byte> p) override { return ++calls, bytes += p.size(), Failure{}; }
-  uint64_t calls = 0, bytes = 0, mapped_ = 0;
-};
-
-struct Fixture {
-  CountingDevice device;
-  Session session;
-  Fixture()
-      : session([this] {
-          Session::Setup s;
-          s.opened.session = 1;
-          s.opened.lease_bytes = 64 << 20;
-          s.device = &device;
-          s.send = [](std::span<const std::byte>, std::span<const djinn_part> bulk) {
-            for (auto& p : bulk)
-              if (p.release) p.release(const_cast<void*>(p.data), p.hint);
-            return true;
-          };
-          s.ask_lease = [](uint64_t wanted) { return wanted; };
-          s.no_executor = "there is none in this test";
-          return s;
-        }()) {
-    session.streams.insert(3);
-    session.modules[5].kernels.insert(6);
-    session.kernels[6] = {5, "k"};
-  }
-  ~Fixture() { drop_answer(); }
-  void drop_answer() {
-    for (auto& p : session.answer_bulk) p.release(const_cast<void*>(p.data), p.hint);
-    session.answer_bulk.clear();
-    session.answer.clear();
-  }
-  Failure run(Opcode opcode, std::span<const std::byte> payload, std::span<const std::span<const std::byte>> bulk = {}, uint16_t flags = wire::kFlagCall) {
-    drop_answer();
-    wire::RecordHeader head;
-    head.opcode = static_cast<uint32_t>(opcode);
-    head.flags = flags;
-    head.bulk = static_cast<uint16_t>(bulk.size());
-    head.size = static_cast<uint32_t>(payload.size());
-    auto f = decode::find(head.opcode);
-    REQUIRE(f);
-    return f(session, {1, head, payload, bulk});
-  }
-};
 
 struct Sample {
   Opcode opcode;
@@ -185,7 +114,8 @@ TEST_CASE("decode: sizes that are no sizes") {
   auto d = fixed(Opcode::download, wire::Download{0, kBase, 0, 0, ~0ull});
   CHECK(f.run(Opcode::download, d.payload).code == 0);
   CHECK(f.run(Opcode::download, fixed(Opcode::download, wire::Download{0, kBase, 0, 8, 1}).payload, {}, 0).code == cuda_error::invalid_value);
-  for (uint32_t element : {0u, 3u, 8u}) CHECK(f.run(Opcode::fill, fixed(Opcode::fill, wire::Fill{0, kBase, 0, 24, 1, 0, element}).payload).code == cuda_error::invalid_value);
+  for (uint32_t element : {0u, 3u, 8u})
+    CHECK(f.run(Opcode::fill, fixed(Opcode::fill, wire::Fill{0, kBase, 0, 24, 1, 0, element}).payload).code == cuda_error::invalid_value);
   CHECK(f.run(Opcode::fill, fixed(Opcode::fill, wire::Fill{0, kBase, 0, 6, 1, 0, 4}).payload).code == cuda_error::invalid_value);
   CHECK(f.run(Opcode::fill, fixed(Opcode::fill, wire::Fill{0, kBase + 2, 0, 8, 1, 0, 4}).payload).code == cuda_error::invalid_value);
 }
@@ -252,7 +182,8 @@ TEST_CASE("decode: noise crashes nothing and never passes the checks") {
   Fixture f;
   for (int i = 0; i < 200000; i++) {
     Sample s = all[dice() % all.size()];
-    for (int flips = static_cast<int>(dice() % 4); flips > 0 && !s.payload.empty(); flips--) s.payload[dice() % s.payload.size()] = std::byte(dice() & 0xff);
+    for (int flips = static_cast<int>(dice() % 4); flips > 0 && !s.payload.empty(); flips--)
+      s.payload[dice() % s.payload.size()] = std::byte(dice() & 0xff);
     if (dice() % 8 == 0) s.payload.resize(dice() % 12 * 8);
     std::vector<std::byte> part(dice() % 64);
     std::span<const std::byte> parts[] = {part};

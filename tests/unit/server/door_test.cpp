@@ -1,8 +1,8 @@
 // Tickets, tokens, identities: what passes the door and what does not.
 #include <cstring>
 
-#include "server/session/door.hpp"
 #include "semantic/wire/command.hpp"
+#include "server/session/door.hpp"
 #include "tests/unit/catch.hpp"
 
 using namespace djinn;
@@ -68,7 +68,8 @@ TEST_CASE("tickets: in order, once, without a gap") {
 
 TEST_CASE("door: nothing before the token") {
   Guarded g;
-  for (FrameKind k : {FrameKind::batch, FrameKind::ping, FrameKind::goodbye, FrameKind::report}) CHECK(g.receive("a", frame(k, 1, k == FrameKind::batch)) == Verdict::Kind::drop);
+  for (FrameKind k : {FrameKind::batch, FrameKind::ping, FrameKind::goodbye, FrameKind::report})
+    CHECK(g.receive("a", frame(k, 1, k == FrameKind::batch)) == Verdict::Kind::drop);
   auto wrong = frame(FrameKind::hello);
   wrong.back() ^= std::byte{1};
   CHECK(g.receive("a", wrong) == Verdict::Kind::drop);
@@ -101,7 +102,8 @@ TEST_CASE("door: replays are quiet, partial replays are skipped, gaps and garbag
   CHECK(g.receive("a", frame(FrameKind::welcome)) == Verdict::Kind::violation);
   CHECK(g.receive("a", frame(FrameKind::ping, 0, 0, 7)) == Verdict::Kind::violation);
   auto whole = frame(FrameKind::batch, 4, 2);
-  for (size_t n = 0; n < whole.size(); n++) CHECK(g.receive("a", {whole.begin(), whole.begin() + static_cast<ptrdiff_t>(n)}) == Verdict::Kind::violation);
+  for (size_t n = 0; n < whole.size(); n++)
+    CHECK(g.receive("a", {whole.begin(), whole.begin() + static_cast<ptrdiff_t>(n)}) == Verdict::Kind::violation);
   CHECK(g.receive("a", whole) == Verdict::Kind::work);
 }
 

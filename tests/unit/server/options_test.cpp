@@ -64,7 +64,8 @@ TEST_CASE("options: command line over environment over file") {
   CHECK(o.grace == std::chrono::milliseconds(1500));
   CHECK(o.listen.size() == 2);
   CHECK(o.check);
-  o = good({"--config", f.path, "--listen", "ipc:///tmp/x/y"}, {{"DJINN_SERVER_LISTEN", "tcp://127.0.0.1:1,tcp://127.0.0.1:2"}, {"DJINN_SERVER_CHECK", "false"}});
+  o = good({"--config", f.path, "--listen", "ipc:///tmp/x/y"},
+           {{"DJINN_SERVER_LISTEN", "tcp://127.0.0.1:1,tcp://127.0.0.1:2"}, {"DJINN_SERVER_CHECK", "false"}});
   REQUIRE(o.listen.size() == 1);
   CHECK(o.listen[0].text() == "ipc:///tmp/x/y");
   CHECK_FALSE(o.check);
@@ -106,7 +107,8 @@ TEST_CASE("options: addresses other than loopback need to be allowed") {
     CHECK(has(bad({"--listen", e}), "--allow-unauthenticated"));
     CHECK(good({"--listen", e, "--allow-unauthenticated"}).listen.size() == 1);
   }
-  for (const char* e : {"tcp://127.0.0.1:5555", "tcp://127.3.4.5:1", "tcp://[::1]:5555", "tcp://localhost:1", "ipc:///tmp/x"}) CHECK(good({"--listen", e}).listen.size() == 1);
+  for (const char* e : {"tcp://127.0.0.1:5555", "tcp://127.3.4.5:1", "tcp://[::1]:5555", "tcp://localhost:1", "ipc:///tmp/x"})
+    CHECK(good({"--listen", e}).listen.size() == 1);
 }
 
 TEST_CASE("options: sizes") {

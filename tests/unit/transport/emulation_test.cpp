@@ -31,9 +31,31 @@ TEST_CASE("an emulation is read") {
 }
 
 TEST_CASE("a malformed emulation is refused by name") {
-  for (const char* part : {"rtt", "rtt=", "rtt=1", "rtt=1m", "rtt=-1ms", "rtt=nanms", "rtt=infs", "rtt=61s", "rtt=1e300s", "bandwidth=1", "bandwidth=0Gbit",
-                           "bandwidth=1GByte", "bandwidth=1e-9Kbit", "seed=-1", "seed=1.5", "seed=", "seed=18446744073709551616", "cut=1.1", "cut=-0.1",
-                           "cut=0.1x", "cut=nan", "jitter=1ms", "=1", "Cut=1", " cut=1"}) {
+  for (const char* part : {"rtt",
+                           "rtt=",
+                           "rtt=1",
+                           "rtt=1m",
+                           "rtt=-1ms",
+                           "rtt=nanms",
+                           "rtt=infs",
+                           "rtt=61s",
+                           "rtt=1e300s",
+                           "bandwidth=1",
+                           "bandwidth=0Gbit",
+                           "bandwidth=1GByte",
+                           "bandwidth=1e-9Kbit",
+                           "seed=-1",
+                           "seed=1.5",
+                           "seed=",
+                           "seed=18446744073709551616",
+                           "cut=1.1",
+                           "cut=-0.1",
+                           "cut=0.1x",
+                           "cut=nan",
+                           "jitter=1ms",
+                           "=1",
+                           "Cut=1",
+                           " cut=1"}) {
     std::string error;
     CHECK_FALSE(parse_emulation(std::string("slow=0.5,") + part, error));
     INFO(error);

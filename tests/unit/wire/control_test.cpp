@@ -1,8 +1,8 @@
 // Control messages: encode, decode and encode again gives the same bytes; everything shorter, longer, lying or of another kind is refused, and a
 // lying count allocates nothing.
+#include "semantic/wire/frame.hpp"
 #include "tests/unit/catch.hpp"
 #include "tests/unit/wire/control_messages.hpp"
-#include "semantic/wire/frame.hpp"
 
 using namespace djinn;
 using namespace djinn::test;
@@ -40,7 +40,8 @@ template <class T>
 void survives_huge_words(Kind kind, const T& body) {
   Bytes message = control::encode(kind, body);
   for (size_t at = 0; at < message.size(); at += 8)
-    for (uint64_t huge : std::initializer_list<uint64_t>{~0ull, 1ull << 63, 0xffffffff, 1ull << 32, ~0ull >> 1, wire::kControlListMax + 1, wire::kControlStringMax + 1}) {
+    for (uint64_t huge : std::initializer_list<uint64_t>{~0ull, 1ull << 63, 0xffffffff, 1ull << 32, ~0ull >> 1, wire::kControlListMax + 1,
+                                                         wire::kControlStringMax + 1}) {
       Bytes bad = message;
       write_word(bad, at, huge);
       if (auto back = control::decode<T>(bad, kind)) CHECK(control::encode(kind, *back).size() == bad.size());

@@ -103,7 +103,8 @@ TEST_CASE("every prefix and every extension of a frame is refused") {
   for (const Bytes& frame : {frame_of({}, kRecords), hello_frame()}) {
     size_t bulk = frame == hello_frame() ? 0 : 3;
     REQUIRE(parse(frame, bulk).error == FrameError::none);
-    for (size_t n = 0; n < frame.size(); n++) CHECK(parse(Bytes(frame.begin(), frame.begin() + static_cast<ptrdiff_t>(n)), bulk).error != FrameError::none);
+    for (size_t n = 0; n < frame.size(); n++)
+      CHECK(parse(Bytes(frame.begin(), frame.begin() + static_cast<ptrdiff_t>(n)), bulk).error != FrameError::none);
     for (size_t n = 1; n < 40; n++) {
       Bytes longer = frame;
       longer.resize(frame.size() + n);

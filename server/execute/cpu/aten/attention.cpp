@@ -77,8 +77,8 @@ Forward forward_plain(const Attention& a) {
 
 Forward forward(const Attention& a) {
   if (!flash_can(a, false)) return forward_plain(a);
-  auto [output, lse] = at::_scaled_dot_product_flash_attention_for_cpu(rows(a.query), rows(expand_heads(a.key, a.groups())),
-                                                                       rows(expand_heads(a.value, a.groups())), 0.0, a.causal, mask_for_cpu(a), a.scale);
+  auto [output, lse] = at::_scaled_dot_product_flash_attention_for_cpu(
+      rows(a.query), rows(expand_heads(a.key, a.groups())), rows(expand_heads(a.value, a.groups())), 0.0, a.causal, mask_for_cpu(a), a.scale);
   return {output, lse};
 }
 
@@ -103,9 +103,9 @@ Gradients backward_plain(const Attention& a, const Tensor& gradient, const Tenso
 
 Gradients backward(const Attention& a, const Tensor& gradient, const Tensor& output, const Tensor& lse, bool bias_gradient) {
   if (!flash_can(a, bias_gradient)) return backward_plain(a, gradient, lse);
-  auto [q, k, v] = at::_scaled_dot_product_flash_attention_for_cpu_backward(
-      rows(gradient), rows(a.query), rows(expand_heads(a.key, a.groups())), rows(expand_heads(a.value, a.groups())), rows(output), lse, 0.0, a.causal,
-      mask_for_cpu(a), a.scale);
+  auto [q, k, v] = at::_scaled_dot_product_flash_attention_for_cpu_backward(rows(gradient), rows(a.query), rows(expand_heads(a.key, a.groups())),
+                                                                            rows(expand_heads(a.value, a.groups())), rows(output), lse, 0.0, a.causal,
+                                                                            mask_for_cpu(a), a.scale);
   return {q, sum_heads(k, a.groups()), sum_heads(v, a.groups()), Tensor()};
 }
 
@@ -155,7 +155,8 @@ void flash_backward(Call& c) {
 
 // (query, key, value, attn_bias, compute_log_sumexp, dropout_p, is_causal, *, scale) -> (output, log_sumexp, philox_seed, philox_offset)
 void efficient_forward(Call& c) {
-  Attention a{c.tensor(0), c.tensor(1), c.tensor(2), c.optional(3), c.stack[5].toDouble(), c.stack[6].toBool(), c.real(7), c.generator.seed, c.generator.offset};
+  Attention a{c.tensor(0),         c.tensor(1), c.tensor(2),      c.optional(3),     c.stack[5].toDouble(),
+              c.stack[6].toBool(), c.real(7),   c.generator.seed, c.generator.offset};
   auto f = forward(a);
   c.returns({f.output, padded(f.lse, c.stack[4].toBool()), word_tensor(a.seed), word_tensor(a.offset)});
 }
@@ -171,12 +172,14 @@ void efficient_backward(Call& c) {
 // (query, key, value, attn_bias, compute_log_sumexp, dropout_p, is_causal, return_debug_mask, *, scale)
 //   -> (output, logsumexp, cum_seq_q, cum_seq_k, max_q, max_k, philox_seed, philox_offset, debug_attn_mask); cuDNN's lse has a last dimension of 1
 void cudnn_forward(Call& c) {
-  Attention a{c.tensor(0), c.tensor(1), c.tensor(2), c.optional(3), c.stack[5].toDouble(), c.stack[6].toBool(), c.real(8), c.generator.seed, c.generator.offset};
+  Attention a{c.tensor(0),         c.tensor(1), c.tensor(2),      c.optional(3),     c.stack[5].toDouble(),
+              c.stack[6].toBool(), c.real(8),   c.generator.seed, c.generator.offset};
   auto f = forward(a);
   c.returns({f.output, c.stack[4].toBool() ? f.lse.unsqueeze(-1) : Tensor(), Tensor(), Tensor(), a.query.size(2), a.key.size(2), word_tensor(a.seed),
              word_tensor(a.offset), Tensor()});
 }
-// (grad_out, query, key, value, out, logsumexp, philox_seed, philox_offset, attn_bias, cum_seq_q, cum_seq_k, max_q, max_k, dropout_p, is_causal, *, scale)
+// (grad_out, query, key, value, out, logsumexp, philox_seed, philox_offset, attn_bias, cum_seq_q, cum_seq_k, max_q, max_k, dropout_p, is_causal, *,
+// scale)
 void cudnn_backward(Call& c) {
   Attention a{c.tensor(1), c.tensor(2), c.tensor(3), c.optional(8), c.stack[13].toDouble(), c.stack[14].toBool(), c.real(15)};
   if (a.dropout > 0) a.seed = word_of(c.tensor(6)), a.offset = word_of(c.tensor(7));
@@ -198,8 +201,9 @@ Tensor heads_last(const Tensor& t) { return t.defined() ? t.transpose(1, 2) : t;
 //  seqused_k, alibi_slopes, block_table, num_splits) -> (output, softmax_logsumexp, rng_state, unused, debug_attn_mask)
 void inner_flash_forward(Call& c) {
   refuse_ragged(c, {3, 4, 11, 12, 13, 14, 15});
-  Attention a{heads_first(c.tensor(0)), heads_first(c.tensor(1)), heads_first(c.tensor(2)), {}, c.stack[7].toDouble(), c.stack[8].toBool(), c.real(10),
-              c.generator.seed, c.generator.offset};
+  Attention a{
+      heads_first(c.tensor(0)), heads_first(c.tensor(1)), heads_first(c.tensor(2)), {}, c.stack[7].toDouble(), c.stack[8].toBool(), c.real(10),
+      c.generator.seed,         c.generator.offset};
   auto f = forward(a);
   c.returns({heads_last(f.output), f.lse, pair_tensor(a.seed, a.offset), at::empty({0}), at::empty({0})});
 }
@@ -207,7 +211,8 @@ void inner_flash_forward(Call& c) {
 void inner_flash_backward(Call& c) {
   refuse_ragged(c, {15, 16});
   if (c.optional(6).defined() && c.optional(6).numel()) throw Unsupported(c.op.base + ": ragged batches are not supported on the CPU device");
-  Attention a{heads_first(c.tensor(1)), heads_first(c.tensor(2)), heads_first(c.tensor(3)), {}, c.stack[10].toDouble(), c.stack[11].toBool(), c.real(14)};
+  Attention a{
+      heads_first(c.tensor(1)), heads_first(c.tensor(2)), heads_first(c.tensor(3)), {}, c.stack[10].toDouble(), c.stack[11].toBool(), c.real(14)};
   if (a.dropout > 0) a.seed = word_of(c.tensor(12)), a.offset = word_of(c.tensor(12), 1);
   auto g = backward(a, heads_first(c.tensor(0)), heads_first(c.tensor(4)), c.tensor(5), false);
   c.returns({heads_last(g.query), heads_last(g.key), heads_last(g.value)});
@@ -222,8 +227,15 @@ bool causal_of(Call& c, int64_t type) {
 //  seqlen_k, window_size) -> (output, logsumexp, philox_seed, philox_offset, max_seqlen_batch_q, max_seqlen_batch_k)
 void inner_efficient_forward(Call& c) {
   refuse_ragged(c, {4, 5, 12, 13});
-  Attention a{heads_first(c.tensor(0)), heads_first(c.tensor(1)), heads_first(c.tensor(2)), c.optional(3), c.stack[8].toDouble(),
-              causal_of(c, c.stack[9].toInt()), c.real(11), c.generator.seed, c.generator.offset};
+  Attention a{heads_first(c.tensor(0)),
+              heads_first(c.tensor(1)),
+              heads_first(c.tensor(2)),
+              c.optional(3),
+              c.stack[8].toDouble(),
+              causal_of(c, c.stack[9].toInt()),
+              c.real(11),
+              c.generator.seed,
+              c.generator.offset};
   auto f = forward(a);
   c.returns({heads_last(f.output), padded(f.lse, c.stack[10].toBool()), word_tensor(a.seed), word_tensor(a.offset), a.query.size(2), a.key.size(2)});
 }
@@ -231,8 +243,13 @@ void inner_efficient_forward(Call& c) {
 //  custom_mask_type, bias_requires_grad, *, scale, num_splits_key, window_size, shared_storage_dqdkdv)
 void inner_efficient_backward(Call& c) {
   refuse_ragged(c, {6, 7, 18});
-  Attention a{heads_first(c.tensor(1)), heads_first(c.tensor(2)), heads_first(c.tensor(3)), c.optional(4), c.stack[11].toDouble(),
-              causal_of(c, c.stack[14].toInt()), c.real(16)};
+  Attention a{heads_first(c.tensor(1)),
+              heads_first(c.tensor(2)),
+              heads_first(c.tensor(3)),
+              c.optional(4),
+              c.stack[11].toDouble(),
+              causal_of(c, c.stack[14].toInt()),
+              c.real(16)};
   if (a.dropout > 0) a.seed = word_of(c.tensor(12)), a.offset = word_of(c.tensor(13));
   auto g = backward(a, heads_first(c.tensor(0)), heads_first(c.tensor(5)), unpadded(c.tensor(10), a.query.size(2)), c.stack[15].toBool());
   c.returns({heads_last(g.query), heads_last(g.key), heads_last(g.value), g.bias});

@@ -133,7 +133,8 @@ at::Tensor Decoder::quantized(uint64_t w, bool written) {
   at::QuantizerPtr quantizer;
   if (a_of(w) == 0) {
     c10::IValue scale, zero;
-    if (!number(word(), scale) || !number(word(), zero) || !scale.isDouble() || !zero.isInt()) return fail("quantized tensor without scale"), at::Tensor();
+    if (!number(word(), scale) || !number(word(), zero) || !scale.isDouble() || !zero.isInt())
+      return fail("quantized tensor without scale"), at::Tensor();
     quantizer = at::make_per_tensor_affine_quantizer(scale.toDouble(), zero.toInt(), data.scalar_type());
   } else {
     auto scales = tensor(word(), false, false), zeros = tensor(word(), false, false);
@@ -144,7 +145,8 @@ at::Tensor Decoder::quantized(uint64_t w, bool written) {
     quantizer = at::make_per_channel_affine_quantizer(scales, zeros, axis.toInt(), data.scalar_type());
   }
   out_->special = true;
-  auto t = at::detail::make_tensor<at::QTensorImpl>(c10::Storage(data.storage()), c10::DispatchKeySet(c10::DispatchKey::QuantizedCPU), data.dtype(), quantizer);
+  auto t = at::detail::make_tensor<at::QTensorImpl>(c10::Storage(data.storage()), c10::DispatchKeySet(c10::DispatchKey::QuantizedCPU), data.dtype(),
+                                                    quantizer);
   t.unsafeGetTensorImpl()->set_sizes_and_strides(data.sizes(), data.strides(), data.storage_offset());
   return t;
 }
@@ -153,14 +155,23 @@ at::Tensor Decoder::tensor(uint64_t w, bool written, bool in_list) {
   if (problem_) return {};
   switch (tag_of(w)) {
     case Tag::tensor: return interned(id_of(w), in_list);
-    case Tag::undefined: case Tag::none: return {};
+    case Tag::undefined:
+    case Tag::none: return {};
     case Tag::host_tensor: return host_tensor(w, written);
     case Tag::sparse_tensor: return sparse(w, written);
     case Tag::compressed_tensor: return compressed(w, written);
     case Tag::nested_tensor: return nested(written);
     case Tag::quantized_tensor: return quantized(w, written);
-    case Tag::integer: case Tag::real: case Tag::boolean: case Tag::complex: case Tag::string: case Tag::device: case Tag::list: case Tag::generator:
-    case Tag::alias: case Tag::symbol: break;
+    case Tag::integer:
+    case Tag::real:
+    case Tag::boolean:
+    case Tag::complex:
+    case Tag::string:
+    case Tag::device:
+    case Tag::list:
+    case Tag::generator:
+    case Tag::alias:
+    case Tag::symbol: break;
   }
   return fail("a word that is not a tensor where the schema has one"), at::Tensor();
 }
@@ -174,9 +185,20 @@ bool Decoder::number(uint64_t w, c10::IValue& v) {
       double re = real(), im = real();
       return v = c10::complex<double>(re, im), true;
     }
-    case Tag::none: case Tag::undefined: case Tag::tensor: case Tag::host_tensor: case Tag::string: case Tag::device: case Tag::list:
-    case Tag::generator: case Tag::nested_tensor: case Tag::sparse_tensor: case Tag::compressed_tensor: case Tag::quantized_tensor:
-    case Tag::alias: case Tag::symbol: break;
+    case Tag::none:
+    case Tag::undefined:
+    case Tag::tensor:
+    case Tag::host_tensor:
+    case Tag::string:
+    case Tag::device:
+    case Tag::list:
+    case Tag::generator:
+    case Tag::nested_tensor:
+    case Tag::sparse_tensor:
+    case Tag::compressed_tensor:
+    case Tag::quantized_tensor:
+    case Tag::alias:
+    case Tag::symbol: break;
   }
   return false;
 }
@@ -261,8 +283,15 @@ void Decoder::list(const Argument& a, uint64_t w) {
       stack.emplace_back(std::move(l));
       return;
     }
-    case Kind::tensor: case Kind::integer: case Kind::real: case Kind::boolean: case Kind::complex: case Kind::number: case Kind::string:
-    case Kind::device: case Kind::generator: break;
+    case Kind::tensor:
+    case Kind::integer:
+    case Kind::real:
+    case Kind::boolean:
+    case Kind::complex:
+    case Kind::number:
+    case Kind::string:
+    case Kind::device:
+    case Kind::generator: break;
   }
   fail("a list where the schema has none");
 }
@@ -299,7 +328,8 @@ void Decoder::argument(const Argument& a) {
       if (tag != Tag::boolean) break;
       stack.emplace_back(a_of(w) != 0);
       return;
-    case Kind::complex: case Kind::number: {
+    case Kind::complex:
+    case Kind::number: {
       c10::IValue v;
       if (!number(w, v)) break;
       stack.push_back(std::move(v));
@@ -317,15 +347,22 @@ void Decoder::argument(const Argument& a) {
       if (tag != Tag::generator) break;
       stack.emplace_back(at::detail::getDefaultCPUGenerator());
       return;
-    case Kind::tensors: case Kind::optional_tensors: case Kind::integers: case Kind::reals: case Kind::booleans: case Kind::numbers: case Kind::strings:
-      break;
+    case Kind::tensors:
+    case Kind::optional_tensors:
+    case Kind::integers:
+    case Kind::reals:
+    case Kind::booleans:
+    case Kind::numbers:
+    case Kind::strings: break;
   }
   fail("a value of another kind than the schema has");
 }
 
 bool Decoder::output_tensor(uint64_t w, uint16_t index, bool in_list, uint32_t element) {
   switch (tag_of(w)) {
-    case Tag::none: case Tag::undefined: case Tag::alias: return true;
+    case Tag::none:
+    case Tag::undefined:
+    case Tag::alias: return true;
     case Tag::tensor: {
       Interned* t = tensors_.find(id_of(w));
       if (!t) return fail("op names an output that is not defined"), false;
@@ -336,9 +373,20 @@ bool Decoder::output_tensor(uint64_t w, uint16_t index, bool in_list, uint32_t e
       out_->outputs.push_back({index, in_list, element, id_of(w)});
       return true;
     }
-    case Tag::host_tensor: case Tag::integer: case Tag::real: case Tag::boolean: case Tag::complex: case Tag::string: case Tag::device: case Tag::list:
-    case Tag::generator: case Tag::nested_tensor: case Tag::sparse_tensor: case Tag::compressed_tensor: case Tag::quantized_tensor: case Tag::symbol:
-      break;
+    case Tag::host_tensor:
+    case Tag::integer:
+    case Tag::real:
+    case Tag::boolean:
+    case Tag::complex:
+    case Tag::string:
+    case Tag::device:
+    case Tag::list:
+    case Tag::generator:
+    case Tag::nested_tensor:
+    case Tag::sparse_tensor:
+    case Tag::compressed_tensor:
+    case Tag::quantized_tensor:
+    case Tag::symbol: break;
   }
   return fail("an output word that names no tensor"), false;
 }

@@ -6,10 +6,10 @@
 #include <span>
 #include <vector>
 
+#include "semantic/wire/op.hpp"
 #include "server/execute/cpu/aten/limits.hpp"
 #include "server/execute/cpu/aten/ops.hpp"
 #include "server/execute/cpu/aten/tensors.hpp"
-#include "semantic/wire/op.hpp"
 
 namespace djinn::aten {
 
@@ -51,7 +51,9 @@ struct Decoded {
 class HostScalars {
  public:
   at::Tensor get(c10::ScalarType dtype, uint16_t flags, uint64_t bits);
-  void clear() { for (auto& e : entries_) e = {}; }
+  void clear() {
+    for (auto& e : entries_) e = {};
+  }
 
  private:
   struct Entry {

@@ -133,9 +133,7 @@ void set_threads(void* self, int threads) {
   if (threads > 0) static_cast<Executor*>(self)->set_threads(threads);
 }
 
-void close(void* self) try {
-  delete static_cast<Executor*>(self);
-} catch (...) {
+void close(void* self) try { delete static_cast<Executor*>(self); } catch (...) {
 }
 
 }  // namespace

@@ -27,7 +27,7 @@ class Executor {
 
  private:
   struct OpSlot {
-    Op* op = nullptr;     // null: undefined, or refused with the reason below
+    Op* op = nullptr;  // null: undefined, or refused with the reason below
     std::string name, reason;
   };
   struct Stash {
@@ -76,7 +76,7 @@ class Executor {
   Poison poison_;
   RecurrentSeeds recurrent_;
   std::vector<OpSlot> ops_;
-  Decoded now_;                // of the op that runs; its vectors keep their memory
+  Decoded now_;  // of the op that runs; its vectors keep their memory
   std::vector<Slot> slots_;
   std::vector<Detour> detours_;
   std::vector<at::Tensor> results_;  // per output of now_, while it is placed

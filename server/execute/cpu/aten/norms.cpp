@@ -12,8 +12,8 @@ using at::Tensor;
 // (input, weight, bias, running_mean, running_var, training, momentum, eps) -> (output, save_mean, save_var, reserve)
 void cudnn_batch_norm(Call& c) {
   bool training = c.stack[5].toBool();
-  auto [output, mean, invstd] = at::native_batch_norm(c.tensor(0), c.maybe(1), c.maybe(2), c.maybe(3), c.maybe(4), training, c.stack[6].toDouble(),
-                                                      c.stack[7].toDouble());
+  auto [output, mean, invstd] =
+      at::native_batch_norm(c.tensor(0), c.maybe(1), c.maybe(2), c.maybe(3), c.maybe(4), training, c.stack[6].toDouble(), c.stack[7].toDouble());
   Tensor none = at::empty({0}, output.options().dtype(at::kByte));
   if (!training) mean = invstd = at::empty({0}, mean.options());
   if (c.op.returns.size() == 3) return c.returns({output, mean, invstd});  // miopen's has no reserve
@@ -21,8 +21,8 @@ void cudnn_batch_norm(Call& c) {
 }
 // (input, grad_output, weight, running_mean, running_var, save_mean, save_var, eps, reserve) -> (input, weight, bias)
 void cudnn_batch_norm_backward(Call& c) {
-  auto [input, weight, bias] = at::native_batch_norm_backward(c.tensor(1), c.tensor(0), c.maybe(2), c.maybe(3), c.maybe(4), c.maybe(5), c.maybe(6), true,
-                                                              c.stack[7].toDouble(), {true, true, true});
+  auto [input, weight, bias] = at::native_batch_norm_backward(c.tensor(1), c.tensor(0), c.maybe(2), c.maybe(3), c.maybe(4), c.maybe(5), c.maybe(6),
+                                                              true, c.stack[7].toDouble(), {true, true, true});
   c.returns({input, weight, bias});
 }
 

@@ -21,7 +21,7 @@ struct Denied {
   std::string_view name;  // "aten::x", or a prefix that ends in '*'
   std::string_view reason;
 };
-// Reviewed against the list of torch 2.14; a new torch version means reading its list again (ops_test prints what is new).
+// Reviewed against the list of torch 2.14; a new torch version means reading its list again.
 constexpr Denied kDenied[] = {
     {"aten::from_file", "it opens a file of the server"},
     {"aten::_print", "it writes to the server's terminal"},
@@ -69,22 +69,23 @@ constexpr std::string_view kWhole[] = {"aten::_fused_rms_norm"};
 
 // In-place ops that never read what they write: they heal the outputs of a failed op.
 constexpr std::string_view kOverwrites[] = {
-    "aten::zero_",   "aten::fill_",        "aten::copy_",     "aten::normal_", "aten::uniform_",   "aten::random_",      "aten::bernoulli_",
-    "aten::cauchy_", "aten::exponential_", "aten::geometric_", "aten::log_normal_", "aten::_foreach_zero_", "aten::_foreach_copy_",
+    "aten::zero_",       "aten::fill_",          "aten::copy_",          "aten::normal_",      "aten::uniform_",
+    "aten::random_",     "aten::bernoulli_",     "aten::cauchy_",        "aten::exponential_", "aten::geometric_",
+    "aten::log_normal_", "aten::_foreach_zero_", "aten::_foreach_copy_",
 };
 struct NormRule {
   std::string_view base;
   Norm norm;
 };
 constexpr NormRule kNorms[] = {
-    {"aten::native_layer_norm", Norm::forward},          {"aten::native_layer_norm_backward", Norm::backward},
-    {"aten::native_batch_norm", Norm::forward},          {"aten::native_batch_norm_backward", Norm::backward},
-    {"aten::_native_batch_norm_legit", Norm::forward},   {"aten::_native_batch_norm_legit_no_training", Norm::forward},
-    {"aten::_batch_norm_with_update", Norm::forward},    {"aten::_batch_norm_no_update", Norm::forward},
-    {"aten::batch_norm_backward", Norm::backward},       {"aten::native_group_norm", Norm::forward},
+    {"aten::native_layer_norm", Norm::forward},           {"aten::native_layer_norm_backward", Norm::backward},
+    {"aten::native_batch_norm", Norm::forward},           {"aten::native_batch_norm_backward", Norm::backward},
+    {"aten::_native_batch_norm_legit", Norm::forward},    {"aten::_native_batch_norm_legit_no_training", Norm::forward},
+    {"aten::_batch_norm_with_update", Norm::forward},     {"aten::_batch_norm_no_update", Norm::forward},
+    {"aten::batch_norm_backward", Norm::backward},        {"aten::native_group_norm", Norm::forward},
     {"aten::native_group_norm_backward", Norm::backward}, {"aten::_fused_rms_norm", Norm::forward},
-    {"aten::_fused_rms_norm_backward", Norm::backward},  {"aten::cudnn_batch_norm", Norm::forward},
-    {"aten::cudnn_batch_norm_backward", Norm::backward}, {"aten::miopen_batch_norm", Norm::forward},
+    {"aten::_fused_rms_norm_backward", Norm::backward},   {"aten::cudnn_batch_norm", Norm::forward},
+    {"aten::cudnn_batch_norm_backward", Norm::backward},  {"aten::miopen_batch_norm", Norm::forward},
 };
 
 bool matches(std::string_view pattern, std::string_view name) {
@@ -101,10 +102,15 @@ const Denied* denied(std::string_view base) {
 bool scalar_kind(const c10::Type& type, Kind& kind) {
   switch (type.kind()) {
     case c10::TypeKind::TensorType: return kind = Kind::tensor, true;
-    case c10::TypeKind::IntType: case c10::TypeKind::SymIntType: case c10::TypeKind::ScalarTypeType: case c10::TypeKind::LayoutType:
+    case c10::TypeKind::IntType:
+    case c10::TypeKind::SymIntType:
+    case c10::TypeKind::ScalarTypeType:
+    case c10::TypeKind::LayoutType:
     case c10::TypeKind::MemoryFormatType: return kind = Kind::integer, true;
-    case c10::TypeKind::FloatType: case c10::TypeKind::SymFloatType: return kind = Kind::real, true;
-    case c10::TypeKind::BoolType: case c10::TypeKind::SymBoolType: return kind = Kind::boolean, true;
+    case c10::TypeKind::FloatType:
+    case c10::TypeKind::SymFloatType: return kind = Kind::real, true;
+    case c10::TypeKind::BoolType:
+    case c10::TypeKind::SymBoolType: return kind = Kind::boolean, true;
     case c10::TypeKind::ComplexType: return kind = Kind::complex, true;
     case c10::TypeKind::NumberType: return kind = Kind::number, true;
     case c10::TypeKind::StringType: return kind = Kind::string, true;
@@ -134,8 +140,16 @@ bool kind_of(c10::TypePtr type, Kind& kind, bool& optional) {
     case Kind::boolean: return kind = Kind::booleans, true;
     case Kind::number: return kind = Kind::numbers, true;
     case Kind::string: return kind = Kind::strings, true;
-    case Kind::complex: case Kind::device: case Kind::generator: case Kind::tensors: case Kind::optional_tensors: case Kind::integers:
-    case Kind::reals: case Kind::booleans: case Kind::numbers: case Kind::strings: return false;
+    case Kind::complex:
+    case Kind::device:
+    case Kind::generator:
+    case Kind::tensors:
+    case Kind::optional_tensors:
+    case Kind::integers:
+    case Kind::reals:
+    case Kind::booleans:
+    case Kind::numbers:
+    case Kind::strings: return false;
   }
   return false;
 }
@@ -187,7 +201,8 @@ bool has_own_kernel(const c10::OperatorHandle& op) {
   return std::find(std::begin(kWhole), std::end(kWhole), op.operator_name().name) != std::end(kWhole);
 }
 
-// A generated "x.out" only calls x: without a CPU kernel for x it would fail, and unscoped on the client it decomposes into x, which may be rewritten.
+// A generated "x.out" only calls x: without a CPU kernel for x it would fail, and unscoped on the client it decomposes into x, which may be
+// rewritten.
 bool out_of_missing(const c10::OperatorHandle& op) {
   const auto& name = op.operator_name();
   if (name.overload_name.empty() || op.hasKernelForDispatchKey(c10::DispatchKey::CPU)) return false;

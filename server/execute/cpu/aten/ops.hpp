@@ -14,8 +14,22 @@ using Stack = torch::jit::Stack;
 
 // What the schema wants in one place of the stack; the decoder refuses anything else, so that no kernel ever unboxes a wrong value.
 enum class Kind : uint8_t {
-  tensor, integer, real, boolean, complex, number, string, device, generator,
-  tensors, optional_tensors, integers, reals, booleans, numbers, strings,
+  tensor,
+  integer,
+  real,
+  boolean,
+  complex,
+  number,
+  string,
+  device,
+  generator,
+  tensors,
+  optional_tensors,
+  integers,
+  reals,
+  booleans,
+  numbers,
+  strings,
 };
 
 struct Argument {
@@ -43,9 +57,9 @@ struct Op {
   std::vector<Return> returns;
   Rewrite rewrite = nullptr;
   Norm norm = Norm::none;
-  bool overwrites = false;   // in place, but never reads the old contents (zero_, copy_ …)
-  bool writes = false;       // some argument is written
-  uint8_t float32_for = 0;   // dtypes (reduced.hpp) that turned out to need float32
+  bool overwrites = false;  // in place, but never reads the old contents (zero_, copy_ …)
+  bool writes = false;      // some argument is written
+  uint8_t float32_for = 0;  // dtypes (reduced.hpp) that turned out to need float32
 };
 
 // Loads further libraries, then computes the list. Call once. Empty text: success.

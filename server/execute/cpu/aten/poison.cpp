@@ -35,8 +35,7 @@ void Poison::add(uint64_t low, uint64_t high, bool stamp, const std::shared_ptr<
   Range r{low, high, stamp, 0, origin};
   if (stamp)
     for (uint64_t a = low; a < high; a += kStampStep) std::memcpy(reinterpret_cast<void*>(a), &kStamp, stamp_bytes(a, high));
-  else
-    r.checksum = checksum(low, high);
+  else r.checksum = checksum(low, high);
   ranges_.push_back(std::move(r));
 }
 
@@ -60,8 +59,7 @@ std::shared_ptr<Failure> Poison::find(uint64_t low, uint64_t high) {
     if (spoilt(r, low, high)) return r.origin;
     if (!r.stamped)  // overwritten, and a checksum cannot tell where
       ranges_.erase(ranges_.begin() + i);
-    else
-      i++;
+    else i++;
   }
   return nullptr;
 }

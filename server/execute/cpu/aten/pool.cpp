@@ -18,7 +18,7 @@ namespace djinn::aten {
 
 namespace {
 
-constexpr size_t kHeader = 64;     // keeps the data on a cache line, what vectorised kernels and oneDNN like
+constexpr size_t kHeader = 64;  // keeps the data on a cache line, what vectorised kernels and oneDNN like
 constexpr int kUnpooled = -1;
 constexpr size_t kClasses = 4 * 48;
 

@@ -1,8 +1,8 @@
 // Server-first ops (R2): the op runs, its shapes go back, its results wait in a stash until the client has allocated and takes them.
 #include <ATen/ATen.h>
 #include <ATen/NestedTensorImpl.h>
-#include <ATen/native/SparseTensorUtils.h>
 #include <ATen/SparseCsrTensorUtils.h>
+#include <ATen/native/SparseTensorUtils.h>
 #include <ATen/quantized/QTensorImpl.h>
 
 #include "server/execute/cpu/aten/executor.hpp"
@@ -132,10 +132,8 @@ void Executor::reply(const Op& op) {
   out.put<uint64_t>(now_.stack.size());
   Stash stash;
   for (size_t i = 0; i < now_.stack.size(); i++) {
-    if (int argument = written_argument(op, i); argument >= 0)
-      out.put(word(Tag::alias, 0, 0, static_cast<uint32_t>(argument)));
-    else
-      put_value(now_.stack[i], stash);
+    if (int argument = written_argument(op, i); argument >= 0) out.put(word(Tag::alias, 0, 0, static_cast<uint32_t>(argument)));
+    else put_value(now_.stack[i], stash);
   }
   if (stash.tensors.empty()) {
     std::memset(reply_.data(), 0, sizeof(uint64_t));

@@ -89,8 +89,18 @@ struct Layer {
 };
 
 Layer layer_of(Call& c, size_t mode) {
-  Layer l{c.tensor(0), c.tensor(4), c.optional(5), c.stack[1].toTensorVector(), c.stack[2].toInt(), c.stack[mode].toInt(), c.stack[mode + 2].toInt(),
-          c.stack[mode + 3].toInt(), c.stack[mode + 4].toBool(), c.stack[mode + 5].toDouble(), c.stack[mode + 6].toBool(), c.stack[mode + 7].toBool(),
+  Layer l{c.tensor(0),
+          c.tensor(4),
+          c.optional(5),
+          c.stack[1].toTensorVector(),
+          c.stack[2].toInt(),
+          c.stack[mode].toInt(),
+          c.stack[mode + 2].toInt(),
+          c.stack[mode + 3].toInt(),
+          c.stack[mode + 4].toBool(),
+          c.stack[mode + 5].toDouble(),
+          c.stack[mode + 6].toBool(),
+          c.stack[mode + 7].toBool(),
           c.stack[mode + 8].toIntVector()};
   if (l.mode < kRelu || l.mode > kGru) throw Unsupported("_cudnn_rnn: unknown mode " + std::to_string(l.mode));
   return l;
@@ -123,7 +133,8 @@ Run run(const Layer& l) {
 
 bool draws(const Layer& l) { return l.train && l.dropout > 0 && l.layers > 1; }
 
-// (input, weight, weight_stride0, weight_buf, hx, cx, mode, hidden_size, proj_size, num_layers, batch_first, dropout, train, bidirectional, batch_sizes,
+// (input, weight, weight_stride0, weight_buf, hx, cx, mode, hidden_size, proj_size, num_layers, batch_first, dropout, train, bidirectional,
+// batch_sizes,
 //  dropout_state) -> (output, hy, cy, reserve, weight_buf). The seed is filed under the address that the output will have in the client's memory,
 //  where the backward finds it.
 void cudnn_rnn(Call& c) {

@@ -10,9 +10,7 @@
 namespace djinn::aten {
 
 enum Reduced : uint8_t { kHalfSeen = 1, kBFloat16Seen = 2 };
-inline uint8_t reduced_bit(c10::ScalarType t) {
-  return t == c10::ScalarType::Half ? kHalfSeen : t == c10::ScalarType::BFloat16 ? kBFloat16Seen : 0;
-}
+inline uint8_t reduced_bit(c10::ScalarType t) { return t == c10::ScalarType::Half ? kHalfSeen : t == c10::ScalarType::BFloat16 ? kBFloat16Seen : 0; }
 
 // Runs `call` on float32 copies of the reduced-precision tensors of `stack`; written arguments are cast back. `cast_results`: results too
 // (a query's; placing casts the others).

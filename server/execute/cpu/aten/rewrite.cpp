@@ -1,4 +1,5 @@
-// The table of rewrites, and the small ones: matrix products with another output dtype, convolutions and samplers that cuDNN has under names of its own.
+// The table of rewrites, and the small ones: matrix products with another output dtype, convolutions and samplers that cuDNN has under names of its
+// own.
 #include "server/execute/cpu/aten/rewrite.hpp"
 
 #include <ATen/ATen.h>

@@ -41,7 +41,8 @@ void Executor::spoil(const Op& op, const Failure& why, const std::shared_ptr<Fai
   if (why.error_class == wire::ErrorClass::refused) return;  // never started
   for (const Touched& w : now_.touched)
     if (op.arguments[w.argument].written)
-      if (const Interned& t = *tensors_.find(w.tensor); t.has_elements()) poison_.add(t.low, t.high, op.arguments[w.argument].out && t.dense(), origin);
+      if (const Interned& t = *tensors_.find(w.tensor); t.has_elements())
+        poison_.add(t.low, t.high, op.arguments[w.argument].out && t.dense(), origin);
 }
 
 void Executor::heal(const Op& op) {
@@ -77,7 +78,8 @@ void Executor::slots(const Op& op) {
 }
 
 void Executor::prepare(const Op& op) {
-  if (bool on = now_.flags & wire::op::kDeterministic; on != deterministic_) at::globalContext().setDeterministicAlgorithms(deterministic_ = on, true);
+  if (bool on = now_.flags & wire::op::kDeterministic; on != deterministic_)
+    at::globalContext().setDeterministicAlgorithms(deterministic_ = on, true);
   if (bool on = now_.flags & wire::op::kFillUninitialised; on != fill_) at::globalContext().setDeterministicFillUninitializedMemory(fill_ = on);
   if (now_.flags & wire::op::kHasGenerator) seed_generator(now_.generator.seed, now_.generator.offset);
   if (op.writes) detour(op);

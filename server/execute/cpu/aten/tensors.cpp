@@ -17,13 +17,30 @@ namespace djinn::aten {
 
 bool known_dtype(unsigned dtype) {
   switch (static_cast<c10::ScalarType>(dtype)) {
-    case c10::ScalarType::Byte: case c10::ScalarType::Char: case c10::ScalarType::Short: case c10::ScalarType::Int: case c10::ScalarType::Long:
-    case c10::ScalarType::Half: case c10::ScalarType::Float: case c10::ScalarType::Double: case c10::ScalarType::ComplexHalf:
-    case c10::ScalarType::ComplexFloat: case c10::ScalarType::ComplexDouble: case c10::ScalarType::Bool: case c10::ScalarType::QInt8:
-    case c10::ScalarType::QUInt8: case c10::ScalarType::QInt32: case c10::ScalarType::BFloat16: case c10::ScalarType::Float8_e5m2:
-    case c10::ScalarType::Float8_e4m3fn: case c10::ScalarType::Float8_e5m2fnuz: case c10::ScalarType::Float8_e4m3fnuz:
-    case c10::ScalarType::Float8_e8m0fnu: case c10::ScalarType::UInt16: case c10::ScalarType::UInt32: case c10::ScalarType::UInt64:
-      return true;
+    case c10::ScalarType::Byte:
+    case c10::ScalarType::Char:
+    case c10::ScalarType::Short:
+    case c10::ScalarType::Int:
+    case c10::ScalarType::Long:
+    case c10::ScalarType::Half:
+    case c10::ScalarType::Float:
+    case c10::ScalarType::Double:
+    case c10::ScalarType::ComplexHalf:
+    case c10::ScalarType::ComplexFloat:
+    case c10::ScalarType::ComplexDouble:
+    case c10::ScalarType::Bool:
+    case c10::ScalarType::QInt8:
+    case c10::ScalarType::QUInt8:
+    case c10::ScalarType::QInt32:
+    case c10::ScalarType::BFloat16:
+    case c10::ScalarType::Float8_e5m2:
+    case c10::ScalarType::Float8_e4m3fn:
+    case c10::ScalarType::Float8_e5m2fnuz:
+    case c10::ScalarType::Float8_e4m3fnuz:
+    case c10::ScalarType::Float8_e8m0fnu:
+    case c10::ScalarType::UInt16:
+    case c10::ScalarType::UInt32:
+    case c10::ScalarType::UInt64: return true;
     default:  // c10's enumeration, not ours: sub-byte and placeholder types have no CPU kernels
       return false;
   }
@@ -53,9 +70,9 @@ namespace {
 
 // A zero tensor has a shape and no memory. Here it gets one real zero with strides of 0: no kernel can then trip over a null pointer.
 at::Tensor zeros_of(const Interned& t) {
-  auto one = at::detail::make_tensor<c10::TensorImpl>(
-      c10::Storage(c10::Storage::use_byte_size_t(), c10::elementSize(t.dtype), c10::GetCPUAllocator(), true), c10::DispatchKeySet(c10::DispatchKey::CPU),
-      c10::scalarTypeToTypeMeta(t.dtype));
+  auto one =
+      at::detail::make_tensor<c10::TensorImpl>(c10::Storage(c10::Storage::use_byte_size_t(), c10::elementSize(t.dtype), c10::GetCPUAllocator(), true),
+                                               c10::DispatchKeySet(c10::DispatchKey::CPU), c10::scalarTypeToTypeMeta(t.dtype));
   std::memset(one.unsafeGetTensorImpl()->unsafe_storage().mutable_data(), 0, c10::elementSize(t.dtype));
   c10::SmallVector<int64_t, 4> strides(t.sizes.size(), 0);
   one.unsafeGetTensorImpl()->set_sizes_and_strides(t.sizes, strides);
@@ -73,8 +90,8 @@ void TensorTable::rebuild(Interned& t) {
   // R5: resizable with the CPU's allocator: a kernel that insists on another shape gets fresh memory instead of an exception, and placing decides.
   auto data = c10::DataPtr(reinterpret_cast<void*>(t.address), c10::Device(c10::kCPU));
   auto storage = c10::Storage(c10::Storage::use_byte_size_t(), t.storage_bytes, std::move(data), c10::GetCPUAllocator(), true);
-  t.tensor = at::detail::make_tensor<c10::TensorImpl>(std::move(storage), c10::DispatchKeySet(c10::DispatchKey::CPU),
-                                                      c10::scalarTypeToTypeMeta(t.dtype));
+  t.tensor =
+      at::detail::make_tensor<c10::TensorImpl>(std::move(storage), c10::DispatchKeySet(c10::DispatchKey::CPU), c10::scalarTypeToTypeMeta(t.dtype));
   auto* impl = t.tensor.unsafeGetTensorImpl();
   impl->set_sizes_and_strides(t.sizes, t.strides, t.offset);
   if (t.flags & wire::op::kWrappedNumber) impl->set_wrapped_number(true);

@@ -15,7 +15,7 @@
 namespace djinn::aten {
 
 struct Interned {
-  at::Tensor tensor;           // undefined: this id is free
+  at::Tensor tensor;  // undefined: this id is free
   uint64_t address = 0, storage_bytes = 0;
   uint64_t low = 0, high = 0;  // bytes that its elements span; equal when it has none
   uint64_t checked = 0;        // memory epoch + 1 of the last successful check
@@ -41,9 +41,7 @@ class TensorTable {
   // Null when no such tensor is defined.
   Interned* find(uint32_t id) { return id < slots_.size() && slots_[id].tensor.defined() ? &slots_[id] : nullptr; }
   // Is its whole storage inside live memory of the session?
-  bool live(Interned& t, uint64_t epoch) {
-    return t.checked == epoch + 1 || check(t, epoch);
-  }
+  bool live(Interned& t, uint64_t epoch) { return t.checked == epoch + 1 || check(t, epoch); }
   // Did a kernel give the tensor other storage or another shape (an in-place or out= argument that it resized)?
   bool moved(const Interned& t) const;
   // Builds the TensorImpl anew from the description.

@@ -13,7 +13,9 @@ static BlasLibrary load() {
   for (const char* name : kNames) {
     void* handle = dlopen(name, RTLD_NOW | RTLD_LOCAL);
     if (!handle) continue;
-    auto find = [&](const char* symbol, auto& function) { function = reinterpret_cast<std::remove_reference_t<decltype(function)>>(dlsym(handle, symbol)); };
+    auto find = [&](const char* symbol, auto& function) {
+      function = reinterpret_cast<std::remove_reference_t<decltype(function)>>(dlsym(handle, symbol));
+    };
     find("sgemm_", library.sgemm);
     find("dgemm_", library.dgemm);
     find("cgemm_", library.cgemm);

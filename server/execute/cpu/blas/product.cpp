@@ -1,9 +1,10 @@
-// Products on the CPU: float, double and complex go to the library in place; half and bfloat16 are widened to float, accumulated in float, and rounded
-// once, after the epilogue. A row-major matrix is its transpose in column-major order. Validated before: server/decode/library_blas.cpp.
+// Products on the CPU: float, double and complex go to the library in place; half and bfloat16 are widened to float, accumulated in float, and
+// rounded once, after the epilogue. A row-major matrix is its transpose in column-major order. Validated before: server/decode/library_blas.cpp.
 #include <algorithm>
 #include <cmath>
 #include <complex>
 #include <cstring>
+#include <new>
 #include <vector>
 
 #include "server/execute/blas.hpp"
@@ -114,7 +115,8 @@ void store(const Product& p, int64_t batch, const float* from, int64_t leading) 
   with_real(d.type, [&](auto element) {
     auto to = at<decltype(element)>(d.address) + batch * d.batch_stride;
     for (int64_t j = 0; j < d.columns; j++)
-      for (int64_t i = 0; i < d.rows; i++) from_float(activate(p.epilogue, from[j * leading + i] + bias[static_cast<size_t>(i)]), to[position(d, i, j)]);
+      for (int64_t i = 0; i < d.rows; i++)
+        from_float(activate(p.epilogue, from[j * leading + i] + bias[static_cast<size_t>(i)]), to[position(d, i, j)]);
   });
 }
 
@@ -173,9 +175,7 @@ std::string why_not(const Product& p) {
   return blas_library().error;
 }
 
-std::string multiply(const Product& p) {
-  if (std::string why = why_not(p); !why.empty()) return why;
-  if (p.d.rows == 0 || p.d.columns == 0) return {};
+void compute(const Product& p) {
   for (int64_t batch = 0; batch < p.batch_count; batch++) {
     switch (p.d.type) {
       case Type::float64: multiply_in_place<double>(p, batch); break;
@@ -190,6 +190,17 @@ std::string multiply(const Product& p) {
       case Type::float16:
       case Type::bfloat16: multiply_widened(p, batch); break;
     }
+  }
+}
+
+// Widened copies may be larger than what this machine has left: the session's trouble, not the worker's end.
+std::string multiply(const Product& p) {
+  if (std::string why = why_not(p); !why.empty()) return why;
+  if (p.d.rows == 0 || p.d.columns == 0) return {};
+  try {
+    compute(p);
+  } catch (const std::bad_alloc&) {
+    return "the server's host is out of memory";
   }
   return {};
 }

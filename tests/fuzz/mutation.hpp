@@ -1,0 +1,54 @@
+// Seeded damage, for every fuzzer: flipped bits, numbers that break arithmetic put over a field, cuts, insertions, removals.
+#pragma once
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <iterator>
+#include <random>
+#include <vector>
+
+namespace djinn::fuzz {
+
+inline std::mt19937_64 random_bits;
+inline uint64_t below(uint64_t n) { return random_bits() % n; }
+
+// Numbers that break arithmetic more often than random ones do.
+inline uint64_t interesting() {
+  static constexpr uint64_t kValues[] = {0,          1,          7,          8,          16,         0x7f,       0xff,       0x100, 0xffff, 0x10000,
+                                         0x7fffffff, 0x80000000, 0xfffffff8, 0xffffffff, 1ull << 32, 1ull << 62, 1ull << 63, ~7ull, ~0ull};
+  return kValues[below(std::size(kValues))];
+}
+
+inline void mutate(std::vector<std::byte>& m) {
+  for (uint64_t n = 1 + below(4); n; n--) {
+    if (m.empty()) return;
+    size_t at = below(m.size());
+    switch (below(6)) {
+      case 0: m[at] ^= std::byte(1u << below(8)); break;
+      case 1: m[at] = std::byte(random_bits()); break;
+      case 2: {  // a field, at its own alignment
+        uint64_t v = interesting();
+        size_t width = size_t{2} << below(3);
+        at -= at % width;
+        if (at + width <= m.size()) std::memcpy(m.data() + at, &v, width);
+        break;
+      }
+      case 3: m.resize(at); break;
+      case 4: {
+        size_t n = 1 + below(24), old = m.size();
+        m.resize(old + n);
+        std::memmove(m.data() + at + n, m.data() + at, old - at);
+        std::memset(m.data() + at, static_cast<int>(below(256)), n);
+        break;
+      }
+      case 5: {
+        size_t n = 1 + below(m.size() - at), rest = m.size() - at - n;
+        std::memmove(m.data() + at, m.data() + at + n, rest);
+        m.resize(at + rest);
+        break;
+      }
+    }
+  }
+}
+
+}  // namespace djinn::fuzz

@@ -1,0 +1,83 @@
+// A session over a device that counts instead of computing, for tests that call the decoders directly.
+#pragma once
+#include "server/decode/decode.hpp"
+#include "server/execute/blas.hpp"
+#include "tests/unit/catch.hpp"
+
+namespace djinn::server::test {
+
+using wire::Opcode;
+
+constexpr uint64_t kBase = 0x100000000000, kLive = 4 * wire::kGranule;
+
+// Live: [kBase, kBase + kLive).
+class CountingDevice final : public Device {
+ public:
+  wire::control::Device describe() const override { return {"counting", 1ull << 30, 12, 0, 4, 1536, 1, 1}; }
+  bool reserve(uint64_t, uint64_t) override { return true; }
+  std::string map(uint64_t, uint64_t size) override { return ++calls, mapped_ += size, ""; }
+  std::string unmap(uint64_t, uint64_t size) override { return ++calls, mapped_ -= size, ""; }
+  bool live(uint64_t a, uint64_t n) const override { return !n || (a >= kBase && a - kBase <= kLive && n <= kLive - (a - kBase)); }
+  bool live(uint64_t a, uint64_t pitch, uint64_t width, uint64_t height) const override {
+    unsigned __int128 extent = height > 1 ? static_cast<unsigned __int128>(pitch) * (height - 1) + width : width;
+    return !width || !height || (extent <= kLive && live(a, static_cast<uint64_t>(extent)));
+  }
+  uint64_t memory_epoch() const override { return 1; }
+  uint64_t mapped() const override { return mapped_; }
+  uint64_t peak() const override { return mapped_; }
+  void upload(const wire::Upload&, std::span<const std::byte> host, uint64_t) override { ++calls, bytes += host.size(); }
+  void download(const wire::Download&, uint64_t, std::span<std::byte> host) override { ++calls, bytes += host.size(); }
+  const std::byte* host_view(uint64_t, uint64_t) override { return nullptr; }
+  const Blas& blas() const override { return cpu_blas(); }
+  void copy(const wire::Copy&) override { ++calls; }
+  void fill(const wire::Fill&) override { ++calls; }
+  uint64_t timestamp(uint64_t) override { return ++calls; }
+  Failure launch(const std::string&, const wire::Launch&, std::span<const std::byte> p) override { return ++calls, bytes += p.size(), Failure{}; }
+  uint64_t calls = 0, bytes = 0, mapped_ = 0;
+};
+
+struct Fixture {
+  CountingDevice device;
+  Session session;
+  explicit Fixture(wire::control::Level level = wire::control::Level::call, bool checks = false)
+      : session([&, this] {
+          Session::Setup s;
+          s.opened.session = 1;
+          s.opened.level = level;
+          s.opened.checks = checks;
+          s.opened.lease_bytes = 64 << 20;
+          s.device = &device;
+          s.send = [](std::span<const std::byte>, std::span<const djinn_part> bulk) {
+            for (auto& p : bulk)
+              if (p.release) p.release(const_cast<void*>(p.data), p.hint);
+            return true;
+          };
+          s.ask_lease = [](uint64_t wanted) { return wanted; };
+          s.no_executor = "there is none in this test";
+          return s;
+        }()) {
+    session.streams.insert(3);
+    session.modules[5].kernels.insert(6);
+    session.kernels[6].module = 5;
+  }
+  ~Fixture() { drop_answer(); }
+  void drop_answer() {
+    for (auto& p : session.answer_bulk) p.release(const_cast<void*>(p.data), p.hint);
+    session.answer_bulk.clear();
+    session.answer.clear();
+  }
+  Failure run(Opcode opcode, std::span<const std::byte> payload, std::span<const std::span<const std::byte>> bulk = {},
+              uint16_t flags = wire::kFlagCall) {
+    drop_answer();
+    wire::RecordHeader head;
+    head.opcode = static_cast<uint32_t>(opcode);
+    head.flags = flags;
+    head.bulk = static_cast<uint16_t>(bulk.size());
+    head.size = static_cast<uint32_t>(payload.size());
+    auto f = decode::find(head.opcode);
+    REQUIRE(f);
+    return f(session, {1, head, payload, bulk});
+  }
+};
+
+}  // namespace djinn::server::test
