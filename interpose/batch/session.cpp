@@ -12,6 +12,7 @@
 #include <algorithm>
 #include <atomic>
 #include <cstring>
+#include <memory>
 #include <mutex>
 
 #include "interpose/batch/configuration.hpp"
@@ -185,14 +186,14 @@ void in_child() {
 std::string try_open() {
   const Configuration& c = configuration();
   if (!c.error.empty()) return c.error;
-  auto* s = new SessionState;
+  auto s = std::make_unique<SessionState>();
   if (auto e = load_link(*s); !e.empty()) return e;
   std::string why, endpoint = c.server.empty() ? find_local_server(why) : c.server;
   if (endpoint.empty()) return why;
   if (auto e = open_link(*s, endpoint, c.server.empty()); !e.empty()) return e;
   s->log.start(s->api, s->link, s->opened.session, s->opened.incarnation, perf("idle_flush"));
   make_arena(*s);
-  state = s;
+  state = s.release();  // for good: CUDA is called from exit handlers
   owner = getpid();
   phase.store(Phase::open, std::memory_order_release);
   pthread_atfork(nullptr, nullptr, in_child);

@@ -77,6 +77,8 @@ void FrontDoor::hello(size_t listener, const Message& m) {
       if (same_token(k.token, token)) target = k.target;
   }
   if (!target.session) return rejections_.count("front door: bad token");
+  // Descriptors are used again: the end of an earlier connection must not be taken for the end of this one.
+  end_disconnected();
   auto relay = std::make_unique<Relay>(context_);
   if (auto e = relay->worker.connect(target.endpoint); !e.empty()) return spdlog::error("front door: {}", e);
   relay->listener = listener;
@@ -121,10 +123,14 @@ bool FrontDoor::pump() {
   return any;
 }
 
-void FrontDoor::end_relays() {
+void FrontDoor::end_disconnected() {
   for (size_t i = 0; i < monitors_.size(); i++)
     while (auto e = transport::read_monitor(monitors_[i]))
       std::erase_if(relays_, [&](const auto& r) { return r.first.first == i && r.second->descriptor >= 0 && r.second->descriptor == e->value; });
+}
+
+void FrontDoor::end_relays() {
+  end_disconnected();
   std::vector<std::pair<uint64_t, std::string>> closed;
   {
     std::lock_guard lock(mutex_);

@@ -57,6 +57,7 @@ class FrontDoor {
   bool pump();
   void from_client(size_t listener, transport::Message m);
   void hello(size_t listener, const transport::Message& m);
+  void end_disconnected();
   void end_relays();
   void sleep();
 
