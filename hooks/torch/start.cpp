@@ -56,7 +56,8 @@ void wrap(const c10::OperatorName& name) {
   }
 }
 
-// Outside every operator PyTorch asks whether cuDNN would take its recurrent layers, and would then call it directly; "no" makes them programs of ops.
+// Outside every operator PyTorch asks whether cuDNN would take its recurrent layers, and would then call it directly; "no" makes them programs of
+// ops.
 struct CudnnIsNotAcceptable final : c10::OperatorKernel {
   void operator()(const c10::OperatorHandle&, c10::DispatchKeySet, torch::jit::Stack* stack) {
     stack->pop_back();
@@ -64,9 +65,9 @@ struct CudnnIsNotAcceptable final : c10::OperatorKernel {
   }
 };
 void decline_cudnn() {
-  registry().handles.push_back(c10::Dispatcher::singleton().registerImpl({"aten::cudnn_is_acceptable", ""}, c10::DispatchKey::CUDA,
-                                                                         c10::KernelFunction::makeFromBoxedFunctor(std::make_unique<CudnnIsNotAcceptable>()), std::nullopt,
-                                                                         nullptr, "djinn"));
+  registry().handles.push_back(c10::Dispatcher::singleton().registerImpl(
+      {"aten::cudnn_is_acceptable", ""}, c10::DispatchKey::CUDA, c10::KernelFunction::makeFromBoxedFunctor(std::make_unique<CudnnIsNotAcceptable>()),
+      std::nullopt, nullptr, "djinn"));
 }
 
 void scan() {

@@ -14,8 +14,8 @@ struct Configuration {
   int log_level = 1;             // DJINN_LOG=error|warning|info|debug
   std::vector<std::string> off;  // DJINN_PERF=no_x,no_y → x, y
   bool no_device = false;        // CUDA_VISIBLE_DEVICES hides the one device
-  bool blocking = false;           // CUDA_LAUNCH_BLOCKING=1
-  bool debug_fault = false;        // DJINN_DEBUG=fault: a touch of device memory names the allocation
+  bool blocking = false;         // CUDA_LAUNCH_BLOCKING=1
+  bool debug_fault = false;      // DJINN_DEBUG=fault: a touch of device memory names the allocation
   std::string error;             // not empty: one sentence, and no device
 };
 const Configuration& configuration();

@@ -14,9 +14,9 @@ static void on_fault(int, siginfo_t* info, void*) {
   auto* s = session();
   if (s && s->arena->in_range(address)) {
     if (auto block = s->arena->find(address))
-      say(Level::error, "the program touched device memory at %#lx: byte %lu of an allocation of %lu bytes at %#lx", address, address - block->address, block->bytes, block->address);
-    else
-      say(Level::error, "the program touched device memory at %#lx, where nothing is allocated", address);
+      say(Level::error, "the program touched device memory at %#lx: byte %lu of an allocation of %lu bytes at %#lx", address,
+          address - block->address, block->bytes, block->address);
+    else say(Level::error, "the program touched device memory at %#lx, where nothing is allocated", address);
   }
   sigaction(SIGSEGV, &before, nullptr);  // the instruction faults again, and whoever was there before deals with it
 }

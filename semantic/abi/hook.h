@@ -58,8 +58,9 @@ typedef struct djinn_hook_host {
   /* Writes one line to stderr in Djinn's form, at level 0 error 1 warning 2 info 3 debug. */
   void (*log)(int level, const char* text);
   int (*stream_capturing)(void* stream);
-  /* With CUDA_LAUNCH_BLOCKING=1: waits until everything posted has been executed; an error that has arrived is delivered here: its code, and `text` is
-   * filled with what CUDA would say of it. Else 0 at once. The hook asks after each op that it posts, so that the error names the op's own line. */
+  /* With CUDA_LAUNCH_BLOCKING=1: waits until everything posted has been executed; an error that has arrived is delivered here: its code, and `text`
+   * is filled with what CUDA would say of it. Else 0 at once. The hook asks after each op that it posts, so that the error names the op's own line.
+   */
   int (*blocking_error)(char* text, size_t size);
 } djinn_hook_host;
 

@@ -54,7 +54,8 @@ TEST_CASE("child: refused", "[.][refused]") {
 }
 
 TEST_CASE("a value that cannot be understood is refused by its name in one line, and there is no device") {
-  for (std::string bad : {"DJINN_LEVEL=high", "DJINN_PERF=no_shape_cache,no_gravity", "DJINN_SUMMARY=maybe", "DJINN_LOCAL=2", "DJINN_LOG=loud", "DJINN_DEBUG=everything"}) {
+  for (std::string bad : {"DJINN_LEVEL=high", "DJINN_PERF=no_shape_cache,no_gravity", "DJINN_SUMMARY=maybe", "DJINN_LOCAL=2", "DJINN_LOG=loud",
+                          "DJINN_DEBUG=everything"}) {
     auto done = run_case("no-device", {kServer, bad});
     INFO(done.output);
     CHECK(done.status == 0);

@@ -143,7 +143,8 @@ Tensor unpadded(const Tensor& lse, int64_t rows) { return lse.size(-1) == rows ?
 void flash_forward(Call& c) {
   Attention a{c.tensor(0), c.tensor(1), c.tensor(2), {}, c.stack[3].toDouble(), c.stack[4].toBool(), c.real(6), c.generator.seed, c.generator.offset};
   auto f = forward(a);
-  c.returns({f.output, f.lse, Tensor(), Tensor(), a.query.size(2), a.key.size(2), pair_tensor(a.seed, a.offset), at::empty({0}), at::empty({0})});
+  c.returns({f.output, f.lse, Tensor(), Tensor(), a.query.size(2), a.key.size(2), pair_tensor(a.seed, a.offset), word_tensor(0, at::kUInt64),
+             at::empty({0})});
 }
 // (grad_out, query, key, value, out, logsumexp, cum_seq_q, cum_seq_k, max_q, max_k, dropout_p, is_causal, philox_seed, philox_offset, *, scale)
 void flash_backward(Call& c) {
@@ -205,7 +206,7 @@ void inner_flash_forward(Call& c) {
       heads_first(c.tensor(0)), heads_first(c.tensor(1)), heads_first(c.tensor(2)), {}, c.stack[7].toDouble(), c.stack[8].toBool(), c.real(10),
       c.generator.seed,         c.generator.offset};
   auto f = forward(a);
-  c.returns({heads_last(f.output), f.lse, pair_tensor(a.seed, a.offset), at::empty({0}), at::empty({0})});
+  c.returns({heads_last(f.output), f.lse, pair_tensor(a.seed, a.offset), word_tensor(0, at::kUInt64), at::empty({0})});
 }
 // (grad_out, query, key, value, out, logsumexp, cum_seq_q, cum_seq_k, max_q, max_k, dropout_p, is_causal, rng_state, unused, *, scale, windows)
 void inner_flash_backward(Call& c) {
