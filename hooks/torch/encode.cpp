@@ -22,6 +22,8 @@ namespace {
 
 // A host tensor travels inside the op; what is larger than this belongs on the device.
 constexpr size_t kHostTensorMax = 2u << 20;
+// Contents of a host tensor that the shape cache's key holds; an op with a larger one is not cached.
+constexpr size_t kKeyedBytesMax = 512;
 // Descriptions that one thread keeps before it forgets them all and begins anew.
 constexpr size_t kInternedMax = 1u << 15;
 
@@ -66,6 +68,9 @@ class InternTable {
   ~InternTable() {
     if (!ids_.empty()) forget();
   }
+  void make_room() {
+    if (ids_.size() >= kInternedMax) forget();
+  }
   uint32_t id(const at::Tensor& t) {
     make_key(t);
     uint64_t h = 1;
@@ -74,10 +79,8 @@ class InternTable {
     size_t mask = slots_.size() - 1, i = h & mask;
     for (; slots_[i].used; i = (i + 1) & mask)
       if (slots_[i].hash == h && same(slots_[i])) return slots_[i].id;
-    if (ids_.size() >= kInternedMax) {
-      forget();
-      i = h & mask;
-    }
+    // never forgotten here: ids of this table already stand in the op that is being encoded
+    TORCH_CHECK(ids_.size() < kInternedMax + kInternedMax / 2, "Djinn: one operator with more than ", kInternedMax / 2, " new tensors");
     uint32_t id = ids().take();
     define(id, t);
     slots_[i] = {h, id, static_cast<uint32_t>(keys_.size()), static_cast<uint32_t>(key_.size()), true};
@@ -135,15 +138,18 @@ class InternTable {
 
 }  // namespace
 
-uint32_t intern(const at::Tensor& t) {
-  static thread_local InternTable table;
-  return table.id(t);
+static InternTable& table() {
+  static thread_local InternTable t;
+  return t;
 }
+uint32_t intern(const at::Tensor& t) { return table().id(t); }
+void make_room() { table().make_room(); }
 
 void Encoder::start() {
   words_.assign(sizeof(wire::op::OpHead) / 8, 0);
   key_.clear();
   after_tensor_ = false;
+  keyed_ = true;
 }
 
 void Encoder::finish(const wire::op::OpHead& head) { std::memcpy(words_.data(), &head, sizeof head); }
@@ -167,7 +173,7 @@ void Encoder::tensor(const at::Tensor& t) {
   if (t.layout() != c10::kStrided || t.is_nested() || t.is_quantized()) return composite(t);
   TORCH_CHECK(t.is_cuda(), "Djinn: a tensor on ", t.device(), " cannot be an argument of a CUDA operator");
   key_.push_back(static_cast<uint64_t>(t.scalar_type()) | uint64_t{flags_of(t.unsafeGetTensorImpl())} << 8 | static_cast<uint64_t>(t.dim()) << 32 |
-                 uint64_t{t.storage_offset() != 0} << 40);
+                 uint64_t{t.storage_offset() != 0} << 40 | uint64_t{1} << 63);  // unlike any other kind of argument
   for (int64_t n : t.sizes()) key_.push_back(static_cast<uint64_t>(n));
   for (int64_t n : t.strides()) key_.push_back(static_cast<uint64_t>(n));
   if (t._is_zerotensor() || !t.has_storage() || (!t.storage().data() && t.numel()))
@@ -186,7 +192,7 @@ void Encoder::host_tensor(const at::Tensor& t) {
   uint64_t head = word(Tag::host_tensor, static_cast<uint8_t>(c.dim()), static_cast<uint16_t>(static_cast<uint16_t>(c.scalar_type()) | flags << 8));
   words_.push_back(head);
   words_.push_back(c.nbytes());
-  key_.push_back(head);
+  key_.push_back(head | uint64_t{1} << 62);
   for (int64_t n : c.sizes()) {
     words_.push_back(static_cast<uint64_t>(n));
     key_.push_back(static_cast<uint64_t>(n));
@@ -194,6 +200,10 @@ void Encoder::host_tensor(const at::Tensor& t) {
   size_t at = words_.size();
   words_.resize(at + (c.nbytes() + 7) / 8);
   if (c.nbytes()) std::memcpy(words_.data() + at, c.const_data_ptr(), c.nbytes());
+  // Masks and indices decide shapes by their values; a lone number decides values only.
+  bool decides_shape = c.dim() > 0 || c.scalar_type() == c10::kBool || c.scalar_type() == c10::kByte;
+  if (decides_shape && c.nbytes() <= kKeyedBytesMax) key_.insert(key_.end(), words_.begin() + static_cast<ptrdiff_t>(at), words_.end());
+  else if (decides_shape) keyed_ = false;
 }
 
 // Sparse, nested and quantised tensors travel as their members. They take part in server-first ops only, so the shape cache never sees them.

@@ -29,6 +29,7 @@ class Encoder {
   size_t position() const { return words_.size(); }
   std::span<const uint64_t> words() const { return words_; }
   std::span<const uint64_t> key() const { return key_; }
+  bool keyed() const { return keyed_; }  // false: the key does not hold all that the shapes depend on
   void add_to_key(uint64_t v) { key_.push_back(v); }
   void finish(const wire::op::OpHead& head);  // writes the head
   const void* data() const { return words_.data(); }
@@ -42,10 +43,12 @@ class Encoder {
   void put_real(double d);
 
   std::vector<uint64_t> words_, key_;
-  bool after_tensor_ = false;
+  bool after_tensor_ = false, keyed_ = true;
 };
 
 // All ids of this thread are given back to the server when it ends or its table is full.
 uint32_t intern(const at::Tensor& t);
+// Between ops: forgets all of this thread's ids when its table is full.
+void make_room();
 
 }  // namespace djinn::hook

@@ -155,7 +155,8 @@ uint32_t global_flags() {
   uint32_t flags = 0;
   if (c.deterministicAlgorithms()) flags |= wire::op::kDeterministic;
   if (c.deterministicFillUninitializedMemory()) flags |= wire::op::kFillUninitialised;
-  if (c.float32MatmulPrecision() != at::Float32MatmulPrecision::HIGHEST) flags |= wire::op::kAllowTf32;
+  // not float32MatmulPrecision(): it throws when the program sets the precision through the newer API
+  if (c.float32Precision(at::Float32Backend::CUDA, at::Float32Op::MATMUL) == at::Float32Precision::TF32) flags |= wire::op::kAllowTf32;
   return flags;
 }
 
@@ -209,6 +210,7 @@ class OpScope final : public c10::OperatorKernel {
     bool transfer = about.writes_host || about.stays_on_host || (about.host && op_->copies);
     if (!about.device || transfer) return original_.callBoxed(handle, keys, stack);
     define();
+    make_room();
     Random random(*op_, stack->data() + base, *about.where);
     if (op_->mode == Mode::server_first) return server_first(stack, base, *about.where, random);
     encode_arguments(stack->data() + base);
@@ -251,7 +253,8 @@ class OpScope final : public c10::OperatorKernel {
       if (!p.isDouble() || p.toDouble() != 0) return false;
       encoder.add_to_key(17);
     }
-    return !at::globalContext().deterministicAlgorithms();
+    encoder.add_to_key(static_cast<uint64_t>(c10::typeMetaToScalarType(c10::get_default_dtype())));  // sin(int) and the like
+    return encoder.keyed() && !at::globalContext().deterministicAlgorithms();
   }
 
   void send(Random& random, uint32_t scope_id = 0) {
@@ -307,12 +310,12 @@ class OpScope final : public c10::OperatorKernel {
     s.abort = 0;
     s.why = "";
     s.op = op_->name.c_str();
-    ++s.depth;
-    if (!checks_) return 0;
+    if (!checks_) return ++s.depth, 0;
     static std::atomic<uint32_t> next{0};
     uint32_t id = ++next;
     wire::op::Scope announced{id, op_->id};
-    post(wire::Opcode::scope, &announced, sizeof announced);
+    post(wire::Opcode::scope, &announced, sizeof announced);  // may throw: not yet inside
+    ++s.depth;
     s.id = id;
     return id;
   }
@@ -472,7 +475,12 @@ class OpScope final : public c10::OperatorKernel {
     return map(v, [&](const at::Tensor& t) {
       if (!t.defined() || !t.is_meta()) return t;
       TORCH_CHECK(strided(t), "not a dense result");
-      return at::empty_strided(t.sizes(), t.strides(), t.options().device(device));
+      c10::DeviceGuard guard(device);
+      OutputMeta m;  // not at::empty_strided: in deterministic mode it fills, and nothing here is a scope
+      m.dtype = t.scalar_type();
+      m.sizes = t.sizes().vec();
+      m.strides = t.strides().vec();
+      return allocate(m);
     });
   }
   template <class F>
