@@ -12,6 +12,7 @@
 #include <sstream>
 
 #include "semantic/wire/limits.hpp"
+#include "semantic/wire/switches.hpp"
 
 extern char** environ;
 
@@ -179,6 +180,8 @@ const Setting* find_setting(const std::string& name) {
 
 std::string read_environment(const Environment& environment, Source& out) {
   for (const auto& [key, value] : environment) {
+    if (std::string unknown; key == "DJINN_PERF" && (wire::switched_off(value, unknown), !unknown.empty()))
+      return "DJINN_PERF: unknown switch '" + unknown + "' (known: " + wire::known_switches() + ")";
     if (key.rfind(kEnvironmentPrefix, 0) != 0) continue;
     auto setting = std::find_if(std::begin(kSettings), std::end(kSettings), [&](const Setting& s) { return environment_name(s.name) == key; });
     if (setting == std::end(kSettings)) return key + " in the environment: the server has no such option";

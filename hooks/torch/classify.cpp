@@ -84,6 +84,7 @@ bool read_schema(const c10::OperatorHandle& handle, Op& op) {
     bool writes = a.alias_info() && a.alias_info()->isWrite();
     op.writes.push_back(writes);
     op.out.push_back(writes && a.is_out());
+    op.has_writes |= writes;
     op.has_effect |= writes;
     op.random |= a.type()->str().find("Generator") != std::string::npos;
     if (a.name() == "dropout_p") op.off_switch = static_cast<int>(i);

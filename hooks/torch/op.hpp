@@ -24,6 +24,7 @@ struct Op {
   std::vector<uint8_t> writes;  // per argument
   std::vector<uint8_t> out;     // per argument: an out= argument
   std::vector<int> alias;       // per return: the argument that it is, or -1
+  bool has_writes = false;      // of an argument
   bool has_effect = false;      // writes, or returns a tensor
   bool random = false;          // draws from a generator
   bool copies = false;          // aten::copy_: transfers between host and device pass through

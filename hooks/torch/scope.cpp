@@ -60,6 +60,12 @@ struct PlainDispatch : PlainState {
   ~PlainDispatch() { redoing = before; }
 };
 
+// Inside, libdjinn.so takes this thread for one that runs an original kernel.
+struct Depth {
+  Depth() { ++scope().depth; }
+  ~Depth() { --scope().depth; }
+};
+
 // What the arguments say about the call as a whole.
 struct Arguments {
   bool device = false, host = false, writes_host = false, stays_on_host = false;
@@ -246,8 +252,23 @@ class OpScope final : public c10::OperatorKernel {
     starts_.push_back(encoder.position());
   }
 
+  // PyTorch refuses to write where it reads; only its kernel knows when, so such calls always run it.
+  bool writes_what_it_reads(const IValue* args) const {
+    for (size_t i = 0; i < op_->arguments; i++) {
+      if (!op_->writes[i] || !args[i].isTensor() || !args[i].toTensor().has_storage()) continue;
+      const c10::StorageImpl* written = args[i].toTensor().storage().unsafeGetStorageImpl();
+      for (size_t j = 0; j < op_->arguments; j++) {
+        bool shared = false;
+        if (j != i) each_tensor(args[j], [&](const at::Tensor& t) { shared |= t.has_storage() && t.storage().unsafeGetStorageImpl() == written; });
+        if (shared) return true;
+      }
+    }
+    return false;
+  }
+
   // What shape inference reads outside the arguments is not cached away: deterministic mode fills outputs.
   bool may_cache(const IValue* args) const {
+    if (op_->has_writes && writes_what_it_reads(args)) return false;
     if (op_->off_switch >= 0) {
       const IValue& p = args[op_->off_switch];
       if (!p.isDouble() || p.toDouble() != 0) return false;
@@ -447,6 +468,7 @@ class OpScope final : public c10::OperatorKernel {
     std::vector<IValue> outputs;
     {
       PlainDispatch dispatch;
+      Depth quiet;  // a Meta kernel that asks a library (cuDNN's recurrent weights) is refused without a word
       try {
         for (const IValue& a : args) meta.push_back(to_meta(a));
         handle.callBoxed(&meta);

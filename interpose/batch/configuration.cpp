@@ -5,11 +5,11 @@
 #include <cstring>
 #include <string_view>
 
+#include "semantic/wire/switches.hpp"
+
 namespace djinn {
 
 namespace {
-
-constexpr const char* kSwitches[] = {"shape_cache", "idle_flush", "interning"};
 
 bool on_off(const char* name, bool fallback, std::string& error) {
   const char* v = std::getenv(name);
@@ -35,17 +35,9 @@ int choice(const char* name, std::initializer_list<const char*> words, int fallb
 
 void read_switches(Configuration& c) {
   const char* v = std::getenv("DJINN_PERF");
-  std::string_view rest = v ? v : "";
-  while (!rest.empty()) {
-    size_t comma = rest.find(',');
-    std::string_view name = rest.substr(0, comma);
-    rest = comma == std::string_view::npos ? std::string_view{} : rest.substr(comma + 1);
-    bool known = false;
-    for (const char* s : kSwitches)
-      if (name.size() > 3 && name.substr(0, 3) == "no_" && name.substr(3) == s) known = true;
-    if (known) c.off.emplace_back(name.substr(3));
-    else c.error = "DJINN_PERF: unknown switch '" + std::string(name) + "' (known: no_shape_cache, no_idle_flush, no_interning)";
-  }
+  std::string unknown;
+  c.off = wire::switched_off(v ? v : "", unknown);
+  if (!unknown.empty()) c.error = "DJINN_PERF: unknown switch '" + unknown + "' (known: " + wire::known_switches() + ")";
 }
 
 // One device: "" and "-1" hide it, as does a list that begins with anything but 0 (CUDA ignores everything from the first invalid index on).

@@ -6,6 +6,7 @@
 #include <cstring>
 #include <memory>
 
+#include "interpose/batch/counters.hpp"
 #include "interpose/batch/session.hpp"
 #include "interpose/shadow/device.hpp"
 #include "interpose/shadow/error.hpp"
@@ -154,6 +155,7 @@ cudaError_t copy(const Copy2D& c, cudaMemcpyKind kind, uint64_t stream, bool asy
     if (way == cudaMemcpyDeviceToHost) return abort_scope(name), fail(cudaErrorNotSupported);
     if (way != cudaMemcpyHostToHost) return begin_work(name), cudaSuccess;
   }
+  if (to_device || from_device) count(counters().calls);
   switch (way) {
     case cudaMemcpyHostToDevice: return fail(upload(c, stream, asynchronous));
     case cudaMemcpyDeviceToHost: return fail(download(c, stream, asynchronous));
@@ -170,6 +172,7 @@ cudaError_t fill(void* p, size_t pitch, uint32_t value, uint32_t element, size_t
   if (!width || !height) return cudaSuccess;
   if (!device_extent(p, pitch, width, height)) return fail(cudaErrorInvalidValue);
   if (scope().depth > 0) return begin_work(name), cudaSuccess;
+  count(counters().calls);
   wire::Fill f{stream, reinterpret_cast<uint64_t>(p), pitch, width, height, value, element};
   return fail(post(wire::Opcode::fill, f) ? cudaSuccess : session_error());
 }

@@ -76,6 +76,7 @@ TEST_CASE("options: unknown names are refused wherever they stand") {
   CHECK(has(bad({"--bogus"}), "--bogus"));
   CHECK(has(bad({"positional"}), "positional"));
   CHECK(has(bad({}, {{"DJINN_SERVER_BOGUS", "1"}}), "DJINN_SERVER_BOGUS"));
+  CHECK(has(bad({}, {{"DJINN_PERF", "no_pool,no_gravity"}}), "no_gravity"));
   File f("bogus = 1\n"), broken("a = = 2\n"), table("[memory]\nx = 1\n"), list("threads = [1, 2]\n");
   CHECK(has(bad({"--config", f.path}), "bogus"));
   CHECK(has(bad({"--config", broken.path}), broken.path + ":1"));

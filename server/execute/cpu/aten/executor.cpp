@@ -5,10 +5,12 @@
 #include <ATen/Parallel.h>
 #include <c10/core/InferenceMode.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cstring>
 
 #include "semantic/wire/limits.hpp"
+#include "semantic/wire/switches.hpp"
 
 namespace djinn::aten {
 
@@ -19,9 +21,12 @@ struct Silent : c10::WarningHandler {
   void process(const c10::Warning&) override {}
 };
 
-bool switched_off(const char* name) {
+// An unknown name was refused when the server started.
+bool switched_on(std::string_view name) {
   const char* perf = std::getenv("DJINN_PERF");
-  return perf && std::strstr(perf, name);
+  std::string unknown;
+  auto off = wire::switched_off(perf ? perf : "", unknown);
+  return std::find(off.begin(), off.end(), name) == off.end();
 }
 
 }  // namespace
@@ -32,8 +37,8 @@ Executor::Executor(const djinn_executor_host& host, int threads)
       decoder_(tensors_, scalars_),
       poison_([this](uint64_t address, uint64_t bytes) { return tensors_.memory_live(address, bytes); }),
       threads_(threads),
-      placement_(!switched_off("no_placement")) {
-  if (!switched_off("no_pool")) install_allocator(host.range_address, host.range_address + host.range_size);
+      placement_(switched_on("placement")) {
+  if (switched_on("pool")) install_allocator(host.range_address, host.range_address + host.range_size);
 }
 
 Executor::~Executor() {
