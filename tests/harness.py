@@ -121,11 +121,11 @@ def client_environment(server=None, **extra):
     return clean_environment(LD_PRELOAD=PRELOAD, **{**endpoint, **extra})
 
 
-def start(source, server=None, arguments=(), preload=True, **extra):
+def start(source, server=None, arguments=(), preload=True, stdin=subprocess.DEVNULL, **extra):
     """Starts Python code (or a script, given as a path) as a client of `server`; preload=False is the same program without Djinn."""
     command = [sys.executable, "-u"] + ([str(source)] if isinstance(source, pathlib.Path) else ["-c", source]) + [str(a) for a in arguments]
     env = client_environment(server, **extra) if preload else clean_environment(**extra)
-    return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env)
+    return subprocess.Popen(command, stdin=stdin, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env)
 
 
 class Finished:

@@ -1,5 +1,5 @@
-// The optimisations that DJINN_PERF=no_NAME[,no_NAME…] turns off. One list for both sides, because the local server inherits the program's
-// environment: each side knows all names, refuses others by name, and asks for its own.
+// The optimisations that DJINN_PERF=no_NAME[,no_NAME…] turns off. One list for both sides, so that one value can be given to both: each side
+// knows all names, refuses others by name, and asks for its own.
 #pragma once
 #include <string>
 #include <string_view>

@@ -2,6 +2,7 @@
 round trips and messages are the program's own."""
 import json
 import pathlib
+import subprocess
 import sys
 import unittest
 
@@ -33,6 +34,8 @@ for item in (False, True):
 print(json.dumps(result))
 """
 
+CASES = pathlib.Path(__file__).resolve().parent.parent / "bench" / "cases.py"
+
 
 class NoFallback(Case):
     def test_counters_grow_with_the_work(self):
@@ -44,7 +47,7 @@ class NoFallback(Case):
     def test_nothing_is_computed_without_a_server(self):
         with Server() as server:
             client = start("import torch, sys\nx = torch.ones(4, device='cuda')\ntorch.cuda.synchronize()\nprint('ready', flush=True)\n"
-                           "sys.stdin.read() if False else None\nimport time\n"
+                           "import time\n"
                            "deadline = time.monotonic() + 20\n"
                            "try:\n"
                            "  while time.monotonic() < deadline: (x + 1).cpu()\n"
@@ -62,6 +65,16 @@ class NoFallback(Case):
         result = json.loads(done.out.strip().splitlines()[-1])
         self.assertEqual(result["True"]["round_trips"], 1, result)
         self.assertEqual(result["False"]["round_trips"], 0, result)
+
+    def test_messages_per_training_step(self):
+        """The GPT step of scripts/bench, flushed by size and synchronisation only: at most 8 data messages."""
+        with Server() as server:
+            bench = start(CASES, server, ["cuda"], DJINN_PERF="no_idle_flush", stdin=subprocess.PIPE)
+            out, err = bench.communicate("".join(json.dumps(dict(case="gpt", repeat=n)) + "\n" for n in (3, 10)), timeout=120)
+        per_step = json.loads(out.splitlines()[-1])["counters"]
+        self.assertEqual(per_step["round_trips"], 0, per_step)
+        self.assertGreater(per_step["ops"], 100, per_step)
+        self.assertLessEqual(per_step["frames"], 8, per_step)
 
 
 if __name__ == "__main__":
