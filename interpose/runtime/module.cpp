@@ -73,20 +73,6 @@ bool cubin_of_fatbin(LoadedModule& m, const void* fatbin, std::vector<std::byte>
   return true;
 }
 
-// A program that hands over a cubin does not say how long it is: as far as its headers and sections reach.
-size_t elf_bytes(const void* image) {
-  Elf64_Ehdr h;
-  std::memcpy(&h, image, sizeof h);
-  if (std::memcmp(h.e_ident, ELFMAG, SELFMAG) != 0 || h.e_ident[EI_CLASS] != ELFCLASS64 || h.e_shentsize != sizeof(Elf64_Shdr)) return 0;
-  uint64_t end = std::max<uint64_t>(h.e_shoff + uint64_t{h.e_shnum} * h.e_shentsize, h.e_phoff + uint64_t{h.e_phnum} * h.e_phentsize);
-  for (unsigned i = 0; i < h.e_shnum; i++) {
-    Elf64_Shdr s;
-    std::memcpy(&s, static_cast<const std::byte*>(image) + h.e_shoff + i * sizeof s, sizeof s);
-    if (s.sh_type != SHT_NOBITS) end = std::max(end, s.sh_offset + s.sh_size);
-  }
-  return end;
-}
-
 bool cubin_of_image(LoadedModule& m, const void* image, std::vector<std::byte>& cubin) {
   uint32_t magic;
   std::memcpy(&magic, image, sizeof magic);
@@ -95,7 +81,7 @@ bool cubin_of_image(LoadedModule& m, const void* image, std::vector<std::byte>& 
     if (module::fatbin_bytes(image)) return cubin_of_fatbin(m, image, cubin);
     return refuse(m, cudaErrorNoKernelImageForDevice, "it is PTX or unknown, and this device compiles none");
   }
-  size_t size = elf_bytes(image);
+  size_t size = module::cubin_bytes(image);
   if (!size) return refuse(m, cudaErrorInvalidKernelImage, "not a 64-bit cubin");
   auto bytes = static_cast<const std::byte*>(image);
   cubin.assign(bytes, bytes + size);

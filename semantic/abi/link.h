@@ -25,7 +25,7 @@ typedef struct djinn_link_config {
   int level;              /* control::Level */
   const uint64_t* ranges; /* pairs {address, size} */
   size_t range_count;
-  unsigned open_timeout_ms, heartbeat_ms, lost_ms; /* lost_ms: a silent peer is lost after this; 5,000 */
+  unsigned open_timeout_ms, heartbeat_ms, lost_ms; /* lost_ms: a peer whose connection stands but who is silent is lost after this */
   const char* emulate;                             /* DJINN_LINK: "rtt=1ms,bandwidth=1Gbit,seed=7,cut=0.001,…", null = the real network */
   int check_peer_uid;                              /* ipc endpoints of the embedded default: refuse a server of another user */
 } djinn_link_config;

@@ -44,8 +44,8 @@ control::Open WireClient::default_open() {
   o.program = "wire_client";
   o.pid = static_cast<uint32_t>(getpid());
 #ifdef __SANITIZE_THREAD__
-  // the thread sanitizer ends a process that maps anything elsewhere
-  for (uint64_t base : {0x7e0000000000ull, 0x7ea000000000ull}) o.ranges.push_back({base, 64ull << 30});
+  // the thread sanitizer ends a process that maps anything outside of the application's part of its address space; this lies low in it
+  for (uint64_t base : {0x1000000000ull, 0x3000000000ull, 0x5000000000ull}) o.ranges.push_back({base, 64ull << 30});
 #else
   for (uint64_t base : {0x200000000000ull, 0x100000000000ull, 0x7e0000000000ull}) o.ranges.push_back({base, 64ull << 30});
 #endif
