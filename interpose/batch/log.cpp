@@ -171,8 +171,8 @@ Ticket Log::post_download(std::span<const std::byte> payload, Store store) {
   return t;
 }
 
-Reply Log::call(uint32_t opcode, uint16_t flags, std::span<const std::byte> payload, std::span<const djinn_part> bulk) {
-  Pending pending;
+Reply Log::call(uint32_t opcode, uint16_t flags, std::span<const std::byte> payload, std::span<const djinn_part> bulk, const Store& store) {
+  Pending pending{{}, store};
   bool fit = fits(opcode, payload.size());
   if (fit && !lost()) {
     std::unique_lock lock(mutex_);
@@ -254,10 +254,14 @@ bool Log::take_reply(wire::Reader& r, const wire::Record& record, std::span<cons
     const std::byte* p = r.take(n);
     reply.payload.assign(p, p + n);
   }
-  for (uint16_t i = 0; i < record.head.bulk; i++) {
-    const djinn_part& part = bulk[record.bulk_first + i];
-    auto data = static_cast<const std::byte*>(part.data);
-    reply.bulk.emplace_back(data, data + part.size);
+  auto parts = bulk.subspan(record.bulk_first, record.head.bulk);
+  if (found->second->store) {
+    found->second->store(parts);
+  } else {
+    for (const djinn_part& part : parts) {
+      auto data = static_cast<const std::byte*>(part.data);
+      reply.bulk.emplace_back(data, data + part.size);
+    }
   }
   ticket = head.ticket;
   return true;

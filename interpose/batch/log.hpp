@@ -21,11 +21,11 @@ class Log {
   Ticket post(uint32_t opcode, uint16_t flags, std::span<const std::byte> payload, std::span<const djinn_part> bulk);
   // No other thread's record comes between.
   Ticket post_many(size_t count, const uint32_t* opcodes, const djinn_span* payloads);
-  Reply call(uint32_t opcode, uint16_t flags, std::span<const std::byte> payload, std::span<const djinn_part> bulk);
-
-  // A download that the server will push: `store` is called with the packed rows, on whichever thread reads the link, before the ticket counts as
-  // executed.
+  // Takes the parts that come with an answer, on whichever thread reads the link, before the ticket counts as executed.
   using Store = std::function<void(std::span<const djinn_part>)>;
+  // Without `store` the reply keeps copies of its parts.
+  Reply call(uint32_t opcode, uint16_t flags, std::span<const std::byte> payload, std::span<const djinn_part> bulk, const Store& store = {});
+  // A download that the server will push.
   Ticket post_download(std::span<const std::byte> payload, Store store);
 
   void flush();
@@ -42,6 +42,7 @@ class Log {
  private:
   struct Pending {
     Reply reply;
+    const Store& store;
     std::atomic<bool> done{false};
   };
   struct Sent {  // a frame under way

@@ -109,18 +109,15 @@ cudaError_t download(const Copy2D& c, uint64_t stream, bool asynchronous) {
     pinned_in_use(t);
     return t ? cudaSuccess : session_error();
   }
-  Reply r = call(wire::Opcode::download, d);
+  size_t got = 0;
+  auto store = [&](std::span<const djinn_part> parts) {
+    for (const djinn_part& p : parts) got += p.size;
+    if (got == c.width * c.height) spread_rows(c.destination, c.destination_pitch, c.width, c.height, parts);
+  };
+  Reply r = session()->log.call(static_cast<uint32_t>(wire::Opcode::download), wire::kFlagCall, std::as_bytes(std::span(&d, 1)), {}, store);
   if (cudaError_t e = take_async_error()) return e;
   if (r.status) return fail_with(r);
-  std::vector<djinn_part> parts;
-  size_t got = 0;
-  for (auto& b : r.bulk) {
-    parts.push_back({b.data(), b.size(), nullptr, nullptr});
-    got += b.size();
-  }
-  if (got != c.width * c.height) return cudaErrorUnknown;  // the server broke its word
-  spread_rows(c.destination, c.destination_pitch, c.width, c.height, parts);
-  return cudaSuccess;
+  return got == c.width * c.height ? cudaSuccess : cudaErrorUnknown;  // the server broke its word
 }
 
 cudaError_t on_the_device(const Copy2D& c, uint64_t stream) {
