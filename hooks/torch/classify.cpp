@@ -131,7 +131,7 @@ std::unique_ptr<Op> classify(const c10::OperatorHandle& handle, c10::DispatchKey
     if (!op->has_effect) return nullptr;
     op->mode = Mode::server_first;
   }
-  op->cacheable = op->mode == Mode::client_first && (!op->random || op->off_switch >= 0);
+  op->cacheable = op->mode != Mode::server_first && (!op->random || op->off_switch >= 0);
   return op;
 }
 

@@ -220,16 +220,21 @@ class OpScope final : public c10::OperatorKernel {
     Random random(*op_, stack->data() + base, *about.where);
     if (op_->mode == Mode::server_first) return server_first(stack, base, *about.where, random);
     encode_arguments(stack->data() + base);
+    Key key;
+    if (cached_ && may_cache(stack->data() + base)) {
+      if (answer_from_cache(stack, base, random)) return;
+      key.emplace(encoder.key().begin(), encoder.key().end());
+    }
     if (op_->mode == Mode::meta_first) {
       std::vector<IValue> args(stack->begin() + static_cast<ptrdiff_t>(base), stack->end());
-      return redo(handle, args, stack, base, about, random);
+      return redo(handle, args, stack, base, about, random, key);
     }
-    bool cacheable = cached_ && may_cache(stack->data() + base);
-    if (cacheable && answer_from_cache(stack, base, random)) return;
-    client_first(handle, keys, stack, base, about, random, cacheable);
+    client_first(handle, keys, stack, base, about, random, key);
   }
 
  private:
+  using Key = std::optional<std::vector<uint64_t>>;  // of the shape cache; none: this call is not for it
+
   void define() {
     if (op_->defined.load(std::memory_order_acquire)) return;
     std::vector<std::byte> payload;
@@ -347,7 +352,7 @@ class OpScope final : public c10::OperatorKernel {
   }
 
   void client_first(const c10::OperatorHandle& handle, c10::DispatchKeySet keys, Stack* stack, size_t base, const Arguments& about, Random& random,
-                    bool cacheable) {
+                    const Key& cache_key) {
     std::vector<IValue> args(stack->begin() + static_cast<ptrdiff_t>(base), stack->end());
     std::vector<Snapshot> snapshots;
     for (size_t i = 0; i < op_->arguments; i++)
@@ -356,7 +361,7 @@ class OpScope final : public c10::OperatorKernel {
           if (strided(t)) snapshots.emplace_back(t);
         });
     // the kernel may run ops of its own through the encoder of this thread: what is encoded so far is kept aside
-    std::vector<uint64_t> before(encoder.words().begin(), encoder.words().end()), key(encoder.key().begin(), encoder.key().end());
+    std::vector<uint64_t> before(encoder.words().begin(), encoder.words().end());
     std::vector<size_t> starts = starts_;
     std::exception_ptr error;
     uint32_t id = begin_scope();
@@ -371,7 +376,7 @@ class OpScope final : public c10::OperatorKernel {
       random.rewind();
       stack->resize(base);
       restore_encoding(before, starts);
-      return redo(handle, args, stack, base, about, random);
+      return redo(handle, args, stack, base, about, random, cache_key);
     }
     if (error) std::rethrow_exception(error);  // PyTorch's own error about the arguments
     if (!op_->has_effect) return;              // a query of metadata: nothing to send
@@ -383,7 +388,7 @@ class OpScope final : public c10::OperatorKernel {
     }
     send(random, id);
     host->count_op(0, 0, 0);
-    if (cacheable && !moved) remember(key, args, stack, base);
+    if (!moved) remember(cache_key, args, stack, base);
   }
 
   void restore_encoding(const std::vector<uint64_t>& words, const std::vector<size_t>& starts) {
@@ -414,7 +419,8 @@ class OpScope final : public c10::OperatorKernel {
     return moved_any;
   }
 
-  void remember(const std::vector<uint64_t>& key, const std::vector<IValue>& args, Stack* stack, size_t base) {
+  void remember(const Key& key, const std::vector<IValue>& args, Stack* stack, size_t base) {
+    if (!key) return;
     std::vector<OutputMeta> metas(op_->returns);
     for (size_t i = 0; i < op_->returns; i++) {
       if (op_->alias[i] >= 0) {
@@ -424,14 +430,15 @@ class OpScope final : public c10::OperatorKernel {
         return;
       }
     }
-    op_->cache.add(key, std::move(metas));
+    op_->cache.add(*key, std::move(metas));
   }
 
   // ---- the kernel wanted a device value (or must not run): in place, Meta, server ----
 
-  void redo(const c10::OperatorHandle& handle, const std::vector<IValue>& args, Stack* stack, size_t base, const Arguments& about, Random& random) {
+  void redo(const c10::OperatorHandle& handle, const std::vector<IValue>& args, Stack* stack, size_t base, const Arguments& about, Random& random,
+            const Key& key) {
     if (op_->mode == Mode::meta_first) stack->resize(base);
-    if (in_place(args, stack, random) || by_meta(handle, args, stack, about, random)) return;
+    if (in_place(args, stack, random) || by_meta(handle, args, stack, about, random)) return remember(key, args, stack, base);
     server_first_with(args, stack, *about.where, random);
   }
 

@@ -18,13 +18,26 @@ namespace {
 constexpr uint32_t kFlushCommands = 128;
 constexpr size_t kFlushBytes = 32u << 10;
 constexpr uint64_t kFlushBulkBytes = 1u << 20;
+// With one message under way the server has work, but soon will not: so many commands are worth the next.
+constexpr uint32_t kFlushAheadCommands = 8;
 // A record alone in its frame.
 constexpr size_t kPayloadBytesMax = wire::kFrameBytesMax - sizeof(wire::RecordHeader);
-// The wait: look for the answer ourselves (a hop through another thread costs about 10 µs), then sleep until a report or the loss of the session
-// wakes us, and look again now and then in case neither does. Where the server may share our core, looking only keeps it from working.
-constexpr auto kSpin = std::chrono::microseconds(200), kSpinFewCores = std::chrono::microseconds(50);
+// The wait: look for the answer ourselves (a hop through another thread costs tens of microseconds, and a core that sleeps wakes up slow), then sleep
+// until a report or the loss of the session wakes us, and look again now and then in case neither does. Where the server may share our core, looking
+// only keeps it from working.
+constexpr auto kSpin = std::chrono::microseconds(1000), kSpinFewCores = std::chrono::microseconds(50);
 constexpr unsigned kFewCores = 2, kDriveMicroseconds = 20;
+constexpr int kLockSpins = 1000;  // about 30 µs
 constexpr auto kSleep = std::chrono::milliseconds(100);
+
+// The batch is held for microseconds, by a thread that sends it; to sleep and be woken takes tens of them.
+std::unique_lock<std::mutex> lock_soon(std::mutex& mutex) {
+  for (int i = 0; i < kLockSpins; i++) {
+    if (std::unique_lock lock(mutex, std::try_to_lock); lock) return lock;
+    __builtin_ia32_pause();
+  }
+  return std::unique_lock(mutex);
+}
 
 std::span<const std::byte> bytes_of(const djinn_span& s) { return {static_cast<const std::byte*>(s.data), s.size}; }
 void release(std::span<const djinn_part> bulk) {
@@ -95,18 +108,27 @@ void Log::flush_locked() {
   count_ = 0;
 }
 
+void Log::settle_locked() {
+  while (!under_way_.empty() && executed(under_way_.front().last)) {
+    under_way_bytes_ -= under_way_.front().bytes;
+    under_way_.pop_front();
+  }
+}
+
+bool Log::server_hungry_locked() {
+  settle_locked();
+  return under_way_.empty() || (under_way_.size() == 1 && count_ >= kFlushAheadCommands);
+}
+
 void Log::flush_by_rule_locked() {
-  if (count_ >= kFlushCommands || frame_.size() >= kFlushBytes || bulk_bytes_ >= kFlushBulkBytes || (flush_when_idle_ && executed(sent_)))
+  if (count_ >= kFlushCommands || frame_.size() >= kFlushBytes || bulk_bytes_ >= kFlushBulkBytes || (flush_when_idle_ && server_hungry_locked()))
     flush_locked();
 }
 
 // Blocks while what is under way exceeds the window. The lock is released meanwhile, so that reports can be taken.
 void Log::reserve_credit(std::unique_lock<std::mutex>& lock, uint64_t bytes) {
   auto settle = [&] {
-    while (!under_way_.empty() && executed(under_way_.front().last)) {
-      under_way_bytes_ -= under_way_.front().bytes;
-      under_way_.pop_front();
-    }
+    settle_locked();
     uint64_t tickets = next_ - 1 - acknowledged_;
     // a single record larger than the window may go alone
     return tickets < wire::kCreditTickets && (under_way_bytes_ + bytes <= wire::kCreditBytes || under_way_.empty());
@@ -139,7 +161,7 @@ Ticket Log::post(uint32_t opcode, uint16_t flags, std::span<const std::byte> pay
   if (lost() || !fits(opcode, payload.size())) return release(bulk), 0;
   uint64_t bytes = payload.size();
   for (const djinn_part& p : bulk) bytes += p.size;
-  std::unique_lock lock(mutex_);
+  std::unique_lock lock = lock_soon(mutex_);
   reserve_credit(lock, bytes);
   Ticket t = append_locked(opcode, flags, payload, bulk);
   flush_by_rule_locked();
@@ -150,7 +172,7 @@ Ticket Log::post_many(size_t n, const uint32_t* opcodes, const djinn_span* paylo
   if (lost()) return 0;
   for (size_t i = 0; i < n; i++)
     if (!fits(opcodes[i], payloads[i].size)) return 0;
-  std::unique_lock lock(mutex_);
+  std::unique_lock lock = lock_soon(mutex_);
   reserve_credit(lock, 0);
   Ticket t = 0;
   for (size_t i = 0; i < n; i++) t = append_locked(opcodes[i], 0, bytes_of(payloads[i]), {});
@@ -160,7 +182,7 @@ Ticket Log::post_many(size_t n, const uint32_t* opcodes, const djinn_span* paylo
 
 Ticket Log::post_download(std::span<const std::byte> payload, Store store) {
   if (lost()) return 0;
-  std::unique_lock lock(mutex_);
+  std::unique_lock lock = lock_soon(mutex_);
   reserve_credit(lock, 0);
   Ticket t = append_locked(static_cast<uint32_t>(wire::Opcode::push_download), 0, payload, {});
   {
@@ -171,29 +193,36 @@ Ticket Log::post_download(std::span<const std::byte> payload, Store store) {
   return t;
 }
 
-Reply Log::call(uint32_t opcode, uint16_t flags, std::span<const std::byte> payload, std::span<const djinn_part> bulk, const Store& store) {
-  Pending pending{{}, store};
-  bool fit = fits(opcode, payload.size());
-  if (fit && !lost()) {
-    std::unique_lock lock(mutex_);
-    reserve_credit(lock, payload.size());
-    Ticket t = append_locked(opcode, static_cast<uint16_t>(flags | wire::kFlagCall), payload, bulk);
-    {
-      std::lock_guard answers(answers_mutex_);
-      pending_.emplace(t, &pending);
-    }
-    flush_locked();
-    lock.unlock();
-    count(counters().round_trips);
-    wait_until([&] { return pending.done.load(std::memory_order_acquire); });
-    std::lock_guard answers(answers_mutex_);
-    pending_.erase(t);
-  } else {
-    release(bulk);
+Reply Log::call(std::span<const Request> requests) {
+  std::deque<Pending> pending;  // in the order of the requests, which is that of the replies
+  std::vector<Ticket> tickets;
+  uint64_t bytes = 0;
+  bool fit = true;
+  for (const Request& r : requests) {
+    fit = fit && fits(r.opcode, r.payload.size());
+    bytes += r.payload.size();
   }
-  if (!fit) pending.reply = {cudaErrorInvalidValue, {}, {}, latest_error_text()};
-  else if (!pending.done) pending.reply = {lost_error(), {}, {}, lost_reason()};
-  return std::move(pending.reply);
+  if (!fit || lost()) {
+    for (const Request& r : requests) release(r.bulk);
+    return fit ? Reply{lost_error(), {}, {}, lost_reason()} : Reply{cudaErrorInvalidValue, {}, {}, latest_error_text()};
+  }
+  std::unique_lock lock = lock_soon(mutex_);
+  reserve_credit(lock, bytes);
+  for (const Request& r : requests) {
+    tickets.push_back(append_locked(r.opcode, static_cast<uint16_t>(r.flags | wire::kFlagCall), r.payload, r.bulk));
+    std::lock_guard answers(answers_mutex_);
+    pending_.emplace(tickets.back(), &pending.emplace_back(Reply{}, r.store));
+  }
+  flush_locked();
+  lock.unlock();
+  count(counters().round_trips);
+  wait_until([&] { return pending.back().done.load(std::memory_order_acquire); });
+  std::lock_guard answers(answers_mutex_);
+  for (Ticket t : tickets) pending_.erase(t);
+  if (!pending.back().done) return {lost_error(), {}, {}, lost_reason()};
+  for (Pending& p : pending)
+    if (p.reply.status) return std::move(p.reply);
+  return std::move(pending.back().reply);
 }
 
 void Log::flush() {
@@ -326,7 +355,7 @@ void Log::on_frame(std::span<const std::byte> frame, std::span<const djinn_part>
   // the server has nothing to do: what waits in the batch may go
   std::lock_guard lock(mutex_);
   reports_ = h.report;
-  if (flush_when_idle_ && executed(sent_)) flush_locked();
+  if (flush_when_idle_ && server_hungry_locked()) flush_locked();
 }
 
 void Log::on_lost() {

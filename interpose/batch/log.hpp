@@ -1,6 +1,6 @@
 // The one log of the process: every posted command takes its ticket here, whatever thread it comes from, and leaves in a batch. A batch is flushed
-// before a round trip, when it is large, or when the server has nothing to do (everything sent so far is executed). What is under way is bounded
-// by the credit window; beyond it a post blocks, which counts as a stall. Reports come in through on_frame. Mirror: server/session.
+// before a round trip, when it is large, or when the server has nothing to do (everything sent so far is executed) or soon will have. What is under
+// way is bounded by the credit window; beyond it a post blocks, which counts as a stall. Reports come in through on_frame. Mirror: server/session.
 #pragma once
 #include <atomic>
 #include <condition_variable>
@@ -23,8 +23,19 @@ class Log {
   Ticket post_many(size_t count, const uint32_t* opcodes, const djinn_span* payloads);
   // Takes the parts that come with an answer, on whichever thread reads the link, before the ticket counts as executed.
   using Store = std::function<void(std::span<const djinn_part>)>;
-  // Without `store` the reply keeps copies of its parts.
-  Reply call(uint32_t opcode, uint16_t flags, std::span<const std::byte> payload, std::span<const djinn_part> bulk, const Store& store = {});
+  struct Request {
+    uint32_t opcode;
+    uint16_t flags;
+    std::span<const std::byte> payload;
+    std::span<const djinn_part> bulk;
+    Store store = {};  // none: the reply keeps copies of its parts
+  };
+  // One round trip for all of them. The reply is that of the first that failed, else of the last.
+  Reply call(std::span<const Request> requests);
+  Reply call(uint32_t opcode, uint16_t flags, std::span<const std::byte> payload, std::span<const djinn_part> bulk) {
+    Request r{opcode, flags, payload, bulk};
+    return call({&r, 1});
+  }
   // A download that the server will push.
   Ticket post_download(std::span<const std::byte> payload, Store store);
 
@@ -41,6 +52,7 @@ class Log {
 
  private:
   struct Pending {
+    Pending(Reply r, const Store& s) : reply(std::move(r)), store(s) {}
     Reply reply;
     const Store& store;
     std::atomic<bool> done{false};
@@ -51,6 +63,8 @@ class Log {
   };
   Ticket append_locked(uint32_t opcode, uint16_t flags, std::span<const std::byte> payload, std::span<const djinn_part> bulk);
   void flush_locked();
+  void settle_locked();
+  bool server_hungry_locked();
   void flush_by_rule_locked();
   void reserve_credit(std::unique_lock<std::mutex>& lock, uint64_t bytes);
   void wait_until(const std::function<bool()>& done);

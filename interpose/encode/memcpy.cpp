@@ -4,7 +4,8 @@
 
 #include <cstdlib>
 #include <cstring>
-#include <memory>
+#include <mutex>
+#include <vector>
 
 #include "interpose/batch/counters.hpp"
 #include "interpose/batch/session.hpp"
@@ -16,6 +17,11 @@
 namespace djinn {
 
 namespace {
+
+// Small enough to stay in a cache between two hands, large enough that a message's own cost does not show. At most so many pieces, because each is a
+// ticket of the credit window.
+constexpr size_t kPieceBytes = 1u << 20, kPiecesMax = 4096;
+constexpr size_t kStagedMax = 16;  // pieces that are kept for the next copy
 
 bool on_device(const void* p) {
   auto* s = session();
@@ -56,65 +62,119 @@ void spread_rows(void* to, size_t pitch, size_t width, size_t height, std::span<
     }
 }
 
-void release_copy(void* data, void*) { std::free(data); }
+// What is packed for the link, which frees it on its own thread. Pieces of full size are used again: the first touch of fresh memory costs more than
+// the copy.
+class Staging {
+ public:
+  djinn_part part(size_t size) {
+    bool full = size > kPieceBytes / 4 && size <= kPieceBytes;
+    void* data = full ? take() : std::malloc(size);
+    return {data, size, full ? give : [](void* p, void*) { std::free(p); }, this};
+  }
+
+ private:
+  void* take() {
+    std::lock_guard lock(mutex_);
+    if (free_.empty()) return std::malloc(kPieceBytes);
+    void* data = free_.back();
+    free_.pop_back();
+    return data;
+  }
+  static void give(void* data, void* hint) {
+    auto& self = *static_cast<Staging*>(hint);
+    std::lock_guard lock(self.mutex_);
+    if (self.free_.size() < kStagedMax) self.free_.push_back(data);
+    else std::free(data);
+  }
+  std::mutex mutex_;
+  std::vector<void*> free_;
+};
+Staging& staging() {
+  static auto* s = new Staging;  // never destroyed: the link frees parts until the process ends
+  return *s;
+}
 void release_nothing(void*, void*) {}
 
-// The bytes as parts of at most kBulkBytesMax: copies that the link frees, or the pinned memory itself.
-std::vector<djinn_part> parts_of(const Copy2D& c, bool by_reference) {
-  std::vector<djinn_part> parts;
-  size_t total = c.width * c.height;
-  if (by_reference) {
-    auto data = static_cast<const std::byte*>(c.source);
-    for (size_t at = 0; at < total; at += wire::kBulkBytesMax)
-      parts.push_back({data + at, std::min<size_t>(total - at, wire::kBulkBytesMax), release_nothing, nullptr});
-    return parts;
-  }
-  size_t rows = c.height == 1 ? 1 : std::max<size_t>(1, wire::kBulkBytesMax / c.width);
-  for (size_t row = 0; row < c.height; row += rows)
-    for (size_t column = 0; column < c.width; column += wire::kBulkBytesMax) {  // more than once for one wide row only
-      size_t width = std::min<size_t>(c.width - column, wire::kBulkBytesMax), height = std::min(rows, c.height - row);
-      auto* data = static_cast<std::byte*>(std::malloc(width * height));
-      pack_rows(data, static_cast<const std::byte*>(c.source) + row * c.source_pitch + column, c.source_pitch, width, height);
-      parts.push_back({data, width * height, release_copy, nullptr});
-    }
-  return parts;
+// A large copy travels in pieces, each a command and a message of its own: while one is on its way, the next is packed and the one before stored.
+std::vector<Copy2D> pieces_of(const Copy2D& c) {
+  Copy2D all = c;
+  if (c.source_pitch == c.width && c.destination_pitch == c.width)
+    all = {c.destination, c.width * c.height, c.source, c.width * c.height, c.width * c.height, 1};
+  size_t piece = std::max(kPieceBytes, all.width * all.height / kPiecesMax);
+  size_t rows = std::max<size_t>(1, piece / all.width);
+  std::vector<Copy2D> pieces;
+  for (size_t row = 0; row < all.height; row += rows)
+    for (size_t column = 0; column < all.width; column += piece)  // more than once for one wide row only
+      pieces.push_back({static_cast<std::byte*>(all.destination) + row * all.destination_pitch + column, all.destination_pitch,
+                        static_cast<const std::byte*>(all.source) + row * all.source_pitch + column, all.source_pitch,
+                        std::min(piece, all.width - column), std::min(rows, all.height - row)});
+  return pieces;
 }
 
-cudaError_t upload(const Copy2D& c, uint64_t stream, bool asynchronous) {
-  wire::Upload u{stream, reinterpret_cast<uint64_t>(c.destination), c.destination_pitch, c.width, c.height};
+// The bytes: a copy that the link frees, or the pinned memory itself.
+djinn_part part_of(const Copy2D& c, bool by_reference) {
   size_t total = c.width * c.height;
-  auto opcode = static_cast<uint32_t>(wire::Opcode::upload);
+  if (by_reference) return {c.source, total, release_nothing, nullptr};
+  djinn_part part = staging().part(total);
+  pack_rows(static_cast<std::byte*>(const_cast<void*>(part.data)), c.source, c.source_pitch, c.width, c.height);
+  return part;
+}
+
+cudaError_t upload_piece(const Copy2D& c, uint64_t stream, bool pinned) {
+  wire::Upload u{stream, reinterpret_cast<uint64_t>(c.destination), c.destination_pitch, c.width, c.height};
+  constexpr auto kOpcode = static_cast<uint32_t>(wire::Opcode::upload);
+  size_t total = c.width * c.height;
   if (total <= wire::kInlineBytesMax) {
     std::vector<std::byte>& payload = scratch();
     wire::Writer w(payload);
     w.put(u);
     w.put<uint64_t>(total);
     pack_rows(w.grow(wire::align8(total)), c.source, c.source_pitch, c.width, c.height);
-    return post(opcode, 0, payload) ? cudaSuccess : session_error();
+    return post(kOpcode, 0, payload) ? cudaSuccess : session_error();
   }
-  bool contiguous = c.source_pitch == c.width || c.height == 1;
-  bool by_reference = asynchronous && contiguous && is_pinned(c.source, total);
-  auto parts = parts_of(c, by_reference);
-  Ticket t = post(opcode, 0, std::as_bytes(std::span(&u, 1)), parts);
+  bool by_reference = pinned && (c.source_pitch == c.width || c.height == 1);
+  djinn_part part = part_of(c, by_reference);
+  Ticket t = post(kOpcode, 0, std::as_bytes(std::span(&u, 1)), {&part, 1});
   if (by_reference) pinned_in_use(t);
   return t ? cudaSuccess : session_error();
 }
 
+cudaError_t upload(const Copy2D& c, uint64_t stream, bool asynchronous) {
+  bool pinned = asynchronous && is_pinned(c.source, (c.height - 1) * c.source_pitch + c.width);
+  for (const Copy2D& piece : pieces_of(c))
+    if (cudaError_t e = upload_piece(piece, stream, pinned)) return e;
+  return cudaSuccess;
+}
+
 cudaError_t download(const Copy2D& c, uint64_t stream, bool asynchronous) {
-  wire::Download d{stream, reinterpret_cast<uint64_t>(c.source), c.source_pitch, c.width, c.height};
+  std::vector<Copy2D> pieces = pieces_of(c);
+  std::vector<wire::Download> wanted;
+  for (const Copy2D& p : pieces) wanted.push_back({stream, reinterpret_cast<uint64_t>(p.source), p.source_pitch, p.width, p.height});
   if (asynchronous && is_pinned(c.destination, (c.height - 1) * c.destination_pitch + c.width)) {
-    Ticket t = session()->log.post_download(std::as_bytes(std::span(&d, 1)), [c](std::span<const djinn_part> parts) {
-      spread_rows(c.destination, c.destination_pitch, c.width, c.height, parts);
-    });
-    pinned_in_use(t);
-    return t ? cudaSuccess : session_error();
+    for (size_t i = 0; i < pieces.size(); i++) {
+      Ticket t = session()->log.post_download(std::as_bytes(std::span(&wanted[i], 1)), [p = pieces[i]](std::span<const djinn_part> parts) {
+        spread_rows(p.destination, p.destination_pitch, p.width, p.height, parts);
+      });
+      if (!t) return session_error();
+      pinned_in_use(t);
+    }
+    return cudaSuccess;
   }
   size_t got = 0;
-  auto store = [&](std::span<const djinn_part> parts) {
-    for (const djinn_part& p : parts) got += p.size;
-    if (got == c.width * c.height) spread_rows(c.destination, c.destination_pitch, c.width, c.height, parts);
-  };
-  Reply r = session()->log.call(static_cast<uint32_t>(wire::Opcode::download), wire::kFlagCall, std::as_bytes(std::span(&d, 1)), {}, store);
+  std::vector<Log::Request> requests;
+  for (size_t i = 0; i < pieces.size(); i++)
+    requests.push_back({static_cast<uint32_t>(wire::Opcode::download),
+                        0,
+                        std::as_bytes(std::span(&wanted[i], 1)),
+                        {},
+                        [&got, &p = pieces[i]](std::span<const djinn_part> parts) {
+                          size_t bytes = 0;
+                          for (const djinn_part& part : parts) bytes += part.size;
+                          if (bytes != p.width * p.height) return;
+                          spread_rows(p.destination, p.destination_pitch, p.width, p.height, parts);
+                          got += bytes;
+                        }});
+  Reply r = session()->log.call(requests);
   if (cudaError_t e = take_async_error()) return e;
   if (r.status) return fail_with(r);
   return got == c.width * c.height ? cudaSuccess : cudaErrorUnknown;  // the server broke its word

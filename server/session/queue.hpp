@@ -1,8 +1,8 @@
-// Batches on their way from the socket to the executor thread. It is bounded by what a client may have unacknowledged (the credit window): a client
-// that keeps the rules never finds it full, and one that does not is told so, which is why nobody ever waits here to push.
+// Batches on their way from the socket to the executor thread, which takes most of them from the socket itself (worker.cpp). It is bounded by what a
+// client may have unacknowledged (the credit window): a client that keeps the rules never finds it full, and one that does not is told so, which is
+// why nobody ever waits here.
 #pragma once
 #include <atomic>
-#include <condition_variable>
 #include <deque>
 #include <mutex>
 
@@ -20,7 +20,6 @@ class BatchQueue {
     if (tickets_ > wire::kCreditTickets || bytes_ > 2 * wire::kCreditBytes) return false;
     batches_.push_back(std::move(batch));
     size_.store(batches_.size(), std::memory_order_release);
-    if (sleeping_) filled_.notify_one();
     return true;
   }
   bool pop(Batch& out) {
@@ -32,32 +31,19 @@ class BatchQueue {
     size_.store(batches_.size(), std::memory_order_release);
     return true;
   }
+  bool empty() const { return !size_.load(std::memory_order_acquire); }
   // What was popped has been executed: its credit is the client's again.
   void executed(size_t tickets, uint64_t bytes) {
     std::lock_guard lock(mutex_);
     tickets_ -= tickets;
     bytes_ -= bytes;
   }
-  // Sleeps until something is here or somebody nudges.
-  void wait() {
-    std::unique_lock lock(mutex_);
-    sleeping_ = true;
-    filled_.wait(lock, [&] { return !batches_.empty() || nudged_; });
-    sleeping_ = nudged_ = false;
-  }
-  void nudge() {
-    std::lock_guard lock(mutex_);
-    nudged_ = true;
-    filled_.notify_one();
-  }
 
  private:
   std::mutex mutex_;
-  std::condition_variable filled_;
   std::deque<Batch> batches_;
   std::atomic<size_t> size_{0};
   uint64_t tickets_ = 0, bytes_ = 0;
-  bool sleeping_ = false, nudged_ = false;
 };
 
 }  // namespace djinn::server

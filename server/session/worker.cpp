@@ -2,8 +2,10 @@
 #include "server/session/worker.hpp"
 
 #include <linux/close_range.h>
+#include <malloc.h>
 #include <poll.h>
 #include <signal.h>
+#include <sys/eventfd.h>
 #include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -30,8 +32,12 @@ using wire::FrameKind;
 
 namespace {
 
-// An executor without work looks for it so long before it sleeps: a program that synchronises comes back within tens of microseconds.
-constexpr auto kExecutorSpin = 100us;
+// An executor without work looks for it so long before it sleeps: a program that synchronises comes back in less than a millisecond, and to be woken
+// (and the frequency that a core loses while it sleeps) costs more. Where the client may share the core, looking only keeps it from working.
+constexpr auto kExecutorSpin = 500us, kExecutorSpinFewCores = 50us;
+constexpr unsigned kFewCores = 2;
+// While the executor is at work, the io thread reads the socket so often: for heartbeats, which nobody needs sooner.
+constexpr auto kBusyLook = 50ms;
 // Checks of time (grace, first hello, counters) happen this often.
 constexpr auto kTick = 500ms;
 // A client that has opened a session says hello within this time; its own attempts give up much earlier.
@@ -44,6 +50,9 @@ constexpr auto kQuiet = 5s;
 constexpr auto kFarewellPatience = 500ms;
 // The broker answers within microseconds; when it does not, the lease stands.
 constexpr auto kLeasePatience = 10s;
+
+// What the heap keeps of freed memory. Device memory is not of the heap.
+constexpr int kKeptMemory = 32 << 20;
 
 struct Monitor {
   explicit Monitor(zmq::context_t& context) : socket(context, zmq::socket_type::pair) { socket.set(zmq::sockopt::linger, 0); }
@@ -63,6 +72,8 @@ class Worker {
   bool take(ChannelMessage& assign);
   void io();
   void pump();
+  void pump_for_executor();
+  void await_news(int monitor_fd);
   void handle(transport::Message m);
   void hear(const ChannelMessage& m);
   void watch_connection();
@@ -94,6 +105,8 @@ class Worker {
   std::atomic<int64_t> heard_{0};
   Clock::time_point born_{}, goodbye_at_{}, pinged_{}, ticked_{};
   std::atomic<bool> goodbye_{false};
+  std::atomic<bool> busy_{false};                           // the executor is at work
+  int attention_ = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);  // wakes the io thread
   uint64_t counted_ = 0;
   std::mutex lease_mutex_;
   std::condition_variable lease_answered_;
@@ -223,15 +236,21 @@ void Worker::handle(transport::Message m) {
 
 // Handles everything that is here. Emptied completely each time: the socket's descriptor speaks of news only.
 void Worker::pump() {
+  std::lock_guard lock(pumping_);
   while (!ending_)
     if (auto m = router_.receive()) handle(std::move(*m));
     else return;
 }
 
+// By the io thread. The executor, should it sleep on the socket, has missed the news.
+void Worker::pump_for_executor() {
+  pump();
+  router_.wake();
+}
+
 void Worker::watch_connection() {
   while (auto e = transport::read_monitor(monitor_.socket)) {
-    std::lock_guard lock(pumping_);
-    pump();  // what arrived before the end comes before it
+    pump_for_executor();  // what arrived before the end comes before it
     if (door_->descriptor() < 0 || e->value != door_->descriptor()) continue;
     if (!goodbye_) end("the client's connection was closed", false);
   }
@@ -241,7 +260,7 @@ void Worker::hear(const ChannelMessage& m) {
   switch (m.kind) {
     case ChannelKind::threads:
       threads_ = static_cast<unsigned>(m.number);
-      queue_.nudge();
+      router_.wake();
       return;
     case ChannelKind::lease_granted: {
       std::lock_guard lock(lease_mutex_);
@@ -319,31 +338,34 @@ void Worker::tick() {
   send_counters(ChannelKind::counters, {});
 }
 
+// The broker, the connection's end, the clock. The socket is the executor's, who waits on it alone: two sleepers would both wake for each message and
+// then wait for each other.
 void Worker::io() {
   pthread_setname_np(pthread_self(), "djinn-io");
   int monitor_fd = monitor_.socket.get(zmq::sockopt::fd);
   for (;;) {
-    {
-      std::lock_guard lock(pumping_);
-      pump();
-    }
     ChannelMessage m;
     Channel::Got got;
     while ((got = channel_.receive(m, false)) == Channel::Got::message) hear(m);
     if (got == Channel::Got::end) _exit(0);  // the broker is gone
     watch_connection();
     tick();
+    if (busy_) pump_for_executor();
     if (ending_) finish();
-    if (router_.readable()) continue;
-    pollfd fds[] = {
-        {router_.event_descriptor(), POLLIN, 0}, {router_.wake_descriptor(), POLLIN, 0}, {channel_.descriptor(), POLLIN, 0}, {monitor_fd, POLLIN, 0}};
-    ::poll(fds, std::size(fds), static_cast<int>(kTick / 1ms));
-    if (fds[1].revents & POLLIN) router_.clear_wake();
+    await_news(monitor_fd);
   }
+}
+
+void Worker::await_news(int monitor_fd) {
+  pollfd fds[] = {{attention_, POLLIN, 0}, {channel_.descriptor(), POLLIN, 0}, {monitor_fd, POLLIN, 0}};
+  ::poll(fds, std::size(fds), static_cast<int>((busy_ ? kBusyLook : kTick) / 1ms));
+  uint64_t n;
+  if (fds[0].revents & POLLIN) (void)!::read(attention_, &n, sizeof n);
 }
 
 // The executor thread.
 void Worker::execute_all() {
+  const auto spin = std::thread::hardware_concurrency() <= kFewCores ? kExecutorSpinFewCores : kExecutorSpin;
   unsigned threads = threads_;
   Batch batch;
   auto idle_since = Clock::now();
@@ -351,16 +373,17 @@ void Worker::execute_all() {
     if (unsigned n = threads_; n != threads) session_->set_threads(threads = n);
     if (queue_.pop(batch)) {
       if (batch.goodbye) return end("goodbye", false);
-      if (!session_->execute(batch)) return end(session_->ended(), true);
+      busy_ = true;
+      bool goes_on = session_->execute(batch);
+      busy_ = false;
+      if (!goes_on) return end(session_->ended(), true);
       queue_.executed(batch.records.size(), batch.bytes);
       batch = Batch();
       idle_since = Clock::now();
       continue;
     }
-    if (std::unique_lock lock(pumping_, std::try_to_lock); lock) pump();
-    if (Clock::now() - idle_since < kExecutorSpin) continue;
-    queue_.wait();
-    idle_since = Clock::now();
+    pump();
+    if (queue_.empty() && Clock::now() - idle_since > spin) router_.wait(kTick);
   }
 }
 
@@ -374,6 +397,8 @@ void Worker::end(const std::string& why, bool tell_client) {
     ending_ = true;
   }
   router_.wake();
+  uint64_t one = 1;
+  (void)!::write(attention_, &one, sizeof one);
 }
 
 // A DEALER that may not reconnect drops what it has not read yet when its peer closes: the client is given the time to read why, and to close first.
@@ -419,6 +444,9 @@ int worker_main(int broker_pid) {
   syscall(SYS_close_range, kChannelDescriptor + 1, ~0u, 0);
   signal(SIGINT, SIG_IGN);  // a terminal's Ctrl-C is for the broker, which tells us
   umask(077);
+  // messages of large copies come and go: their memory is kept for the next, instead of being given back and touched anew, page by page
+  mallopt(M_MMAP_THRESHOLD, kKeptMemory);
+  mallopt(M_TRIM_THRESHOLD, kKeptMemory);
   prctl(PR_SET_NAME, "djinn-warm");
   auto* worker = new Worker(kChannelDescriptor);  // never destroyed: libtorch's own threads may still run at the end
   _exit(worker->run());

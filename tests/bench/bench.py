@@ -102,24 +102,28 @@ def messages_without_idle_flush(options, result):
         djinn.close()
 
 
+def zmq_alone(size):
+    done = subprocess.run([str(BUILD / "link_bench"), str(size)], capture_output=True, text=True, timeout=300, check=True)
+    return json.loads(done.stdout)["zmq"][0]["gbps"]
+
+
 def bandwidth(options, result):
+    """Copies beside what ZeroMQ alone reaches with messages of that size, the two taking turns."""
     sizes = [4 << 10, 64 << 10, 1 << 20, 16 << 20, 64 << 20][:3 if options.smoke else 5]
-    alone = {}
-    program = BUILD / "link_bench"
-    if program.exists():
-        done = subprocess.run([str(program), *map(str, sizes)], capture_output=True, text=True, timeout=300, check=True)
-        alone = {row["bytes"]: row for row in json.loads(done.stdout)["zmq"]}
     with Server() as server:
         djinn = Leg("cuda", client_environment(server, DJINN_SUMMARY="off"))
         for size in sizes:
-            row = dict(bytes=size, zmq_gbps=alone.get(size, {}).get("gbps"))
-            for direction in ("h2d", "d2h"):
-                repeat = max(2, min(200, (256 << 20) // size))
-                times = [djinn.ask(case=f"copy:{direction}:{size}", repeat=repeat)["seconds"] for _ in range(3 if options.smoke else 7)]
-                row[direction + "_gbps"] = size / statistics.median(times[1:]) / 1e9
+            repeat = max(2, min(200, (256 << 20) // size))
+            speed = lambda direction: size / djinn.ask(case=f"copy:{direction}:{size}", repeat=repeat)["seconds"] / 1e9
+            speed("h2d"), speed("d2h")
+            rounds = [dict(zmq=zmq_alone(size), h2d=speed("h2d"), d2h=speed("d2h")) for _ in range(2 if options.smoke else 7)]
+            median = lambda f: statistics.median(f(r) for r in rounds)
+            row = dict(bytes=size, zmq_gbps=median(lambda r: r["zmq"]))
+            for way in ("h2d", "d2h"):
+                row[f"{way}_gbps"], row[f"{way}_ratio"] = median(lambda r: r[way]), median(lambda r: r[way] / r["zmq"])
             result["bandwidth"].append(row)
-            beside = f"  zmq alone {row['zmq_gbps']:6.2f} GB/s" if row["zmq_gbps"] else ""
-            print(f"copy {size:>9d} B  h2d {row['h2d_gbps']:6.2f} GB/s  d2h {row['d2h_gbps']:6.2f} GB/s{beside}", flush=True)
+            print(f"copy {size:>9d} B  h2d {row['h2d_gbps']:6.2f} GB/s ({row['h2d_ratio']:.2f} of ZeroMQ alone)  d2h {row['d2h_gbps']:6.2f} GB/s "
+                  f"({row['d2h_ratio']:.2f})  ZeroMQ alone {row['zmq_gbps']:6.2f} GB/s", flush=True)
         djinn.close()
 
 

@@ -73,17 +73,3 @@ TEST_CASE("queue: holds what the credit window allows and no more") {
   CHECK(bytes.push(batch(1, wire::kCreditBytes)));
   CHECK_FALSE(bytes.push(batch(1, 2 * wire::kCreditBytes)));
 }
-
-TEST_CASE("queue: a sleeper wakes for work and for a nudge") {
-  BatchQueue q;
-  Batch out;
-  std::thread pusher([&] { q.push(Batch()); });
-  q.wait();
-  pusher.join();
-  CHECK(q.pop(out));
-  CHECK_FALSE(q.pop(out));
-  std::thread nudger([&] { q.nudge(); });
-  q.wait();
-  nudger.join();
-  CHECK_FALSE(q.pop(out));
-}
