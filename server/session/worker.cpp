@@ -23,6 +23,10 @@
 #include "server/session/queue.hpp"
 #include "server/session/session.hpp"
 
+#ifdef DJINN_COVERAGE
+extern "C" void __gcov_dump();
+#endif
+
 namespace djinn::server {
 
 using Clock = std::chrono::steady_clock;
@@ -53,6 +57,14 @@ constexpr auto kLeasePatience = 10s;
 
 // What the heap keeps of freed memory. Device memory is not of the heap.
 constexpr int kKeptMemory = 32 << 20;
+
+// The end of a worker, without exit handlers: libtorch's own threads may still run.
+[[noreturn]] void leave(int status) {
+#ifdef DJINN_COVERAGE
+  __gcov_dump();
+#endif
+  _exit(status);
+}
 
 struct Monitor {
   explicit Monitor(zmq::context_t& context) : socket(context, zmq::socket_type::pair) { socket.set(zmq::sockopt::linger, 0); }
@@ -347,7 +359,7 @@ void Worker::io() {
     ChannelMessage m;
     Channel::Got got;
     while ((got = channel_.receive(m, false)) == Channel::Got::message) hear(m);
-    if (got == Channel::Got::end) _exit(0);  // the broker is gone
+    if (got == Channel::Got::end) leave(0);  // the broker is gone
     watch_connection();
     tick();
     if (busy_) pump_for_executor();
@@ -421,7 +433,7 @@ void Worker::finish() {
   monitor_.socket.close();
   router_.close();
   context_.close();  // lets what is queued leave, for as long as the socket lingers
-  _exit(0);          // the executor's memory goes with the process
+  leave(0);          // the executor's memory goes with the process
 }
 
 int Worker::run() {
@@ -448,8 +460,8 @@ int worker_main(int broker_pid) {
   mallopt(M_MMAP_THRESHOLD, kKeptMemory);
   mallopt(M_TRIM_THRESHOLD, kKeptMemory);
   prctl(PR_SET_NAME, "djinn-warm");
-  auto* worker = new Worker(kChannelDescriptor);  // never destroyed: libtorch's own threads may still run at the end
-  _exit(worker->run());
+  auto* worker = new Worker(kChannelDescriptor);  // never destroyed, see leave()
+  leave(worker->run());
 }
 
 }  // namespace djinn::server
