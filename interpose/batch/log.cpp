@@ -22,10 +22,10 @@ constexpr uint64_t kFlushBulkBytes = 1u << 20;
 constexpr uint32_t kFlushAheadCommands = 8;
 // A record alone in its frame.
 constexpr size_t kPayloadBytesMax = wire::kFrameBytesMax - sizeof(wire::RecordHeader);
-// The wait: look for the answer ourselves (a hop through another thread costs tens of microseconds, and a core that sleeps wakes up slow), then sleep
-// until a report or the loss of the session wakes us, and look again now and then in case neither does. Where the server may share our core, looking
-// only keeps it from working.
-constexpr auto kSpin = std::chrono::microseconds(1000), kSpinFewCores = std::chrono::microseconds(50);
+// The wait: look for the answer ourselves, as CUDA does by default (a hop through another thread costs tens of microseconds, and a core that has
+// slept is slow for the milliseconds that follow), then sleep until a report or the loss of the session wakes us, and look again now and then in case
+// neither does. Where the server may share our core, looking only keeps it from working.
+constexpr auto kSpin = std::chrono::microseconds(50000), kSpinFewCores = std::chrono::microseconds(50);
 constexpr unsigned kFewCores = 2, kDriveMicroseconds = 20;
 constexpr int kLockSpins = 1000;  // about 30 µs
 constexpr auto kSleep = std::chrono::milliseconds(100);
