@@ -19,7 +19,7 @@ constexpr uint32_t kFlushCommands = 128;
 constexpr size_t kFlushBytes = 32u << 10;
 constexpr uint64_t kFlushBulkBytes = 1u << 20;
 // With one message under way the server has work, but soon will not: so many commands are worth the next.
-constexpr uint32_t kFlushAheadCommands = 8;
+constexpr uint32_t kFlushAheadCommands = 16;
 // A record alone in its frame.
 constexpr size_t kPayloadBytesMax = wire::kFrameBytesMax - sizeof(wire::RecordHeader);
 // The wait: look for the answer ourselves, as CUDA does by default (a hop through another thread costs tens of microseconds, and a core that has

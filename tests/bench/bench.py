@@ -58,16 +58,18 @@ def compare(native, djinn, case, threads, rounds, scale=1.0):
     a, b = got["native"][-1]["value"], got["djinn"][-1]["value"]
     if abs(a - b) > 1e-3 * max(1.0, abs(a)):
         raise SystemExit(f"bench: {case}: values differ (native {a}, djinn {b}); no timing of a wrong answer")
+    ratios = [y["seconds"] / x["seconds"] for x, y in zip(got["native"], got["djinn"])]
     median = lambda name, key: statistics.median(x[key] for x in got[name])
     counters = {k: round(statistics.median(x["counters"][k] for x in got["djinn"]), 2) for k in got["djinn"][0]["counters"]}
     return dict(case=case, unit=got["djinn"][0]["unit"], threads=threads, native_ms=median("native", "seconds") * 1e3, djinn_ms=median("djinn", "seconds") * 1e3,
                 djinn_front_ms=median("djinn", "front") * 1e3,
-                ratio=statistics.median(y["seconds"] / x["seconds"] for x, y in zip(got["native"], got["djinn"])), per_unit=counters)
+                ratio=statistics.median(ratios), ratio_quartiles=statistics.quantiles(ratios, n=4)[::2], per_unit=counters)
 
 
 def show(row):
     c = row["per_unit"]
-    print(f"{row['case']:10s} {row['note']:14s} native {row['native_ms']:9.4f} ms  djinn {row['djinn_ms']:9.4f} ms/{row['unit']:5s} ratio {row['ratio']:5.2f}  "
+    print(f"{row['case']:10s} {row['note']:14s} native {row['native_ms']:9.4f} ms  djinn {row['djinn_ms']:9.4f} ms/{row['unit']:5s} ratio {row['ratio']:5.2f} "
+          f"({row['ratio_quartiles'][0]:.2f}–{row['ratio_quartiles'][1]:.2f})  "
           f"round trips {c['round_trips']:.2f}  messages {c['frames']:.2f}  bytes {c['bytes']:.0f}  ops {c['ops']:.0f}  "
           f"stalls {c['stalls']:.2f} ({c['stall_nanoseconds']/1e6:.2f} ms)", flush=True)
 

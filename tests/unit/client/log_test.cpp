@@ -74,6 +74,37 @@ TEST_CASE("with nothing to do at the server a post leaves at once; while it work
   CHECK(rig.link.frames().size() == 2);
 }
 
+TEST_CASE("with one message under way sixteen commands are the next, with two under way they gather") {
+  Rig rig(true);
+  rig.post(1);
+  for (uint64_t i = 2; i <= 16; i++) rig.post(i);
+  CHECK(rig.arrived() == 1);
+  rig.post(17);
+  CHECK(rig.arrived() == 17);
+  for (uint64_t i = 18; i <= 40; i++) rig.post(i);
+  CHECK(rig.arrived() == 17);
+  CHECK(rig.link.frames().size() == 2);
+  REQUIRE(rig.link.step(1));  // the first is executed: one is under way
+  CHECK(rig.arrived() == 40);
+  CHECK(rig.link.frames().size() == 3);
+}
+
+TEST_CASE("several calls are one round trip; the answer is the last one's, or the first failure") {
+  Rig rig(false, true);
+  uint64_t before = counters().round_trips, values[] = {1, 2, 3};
+  std::vector<Log::Request> requests;
+  for (uint64_t& v : values) requests.push_back({static_cast<uint32_t>(Opcode::op_query), 0, std::as_bytes(std::span(&v, 1)), {}});
+  Reply all = rig.log.call(requests);
+  CHECK(all.status == 0);
+  CHECK(wire::Reader(all.payload).get<uint64_t>() == 3);
+  CHECK(counters().round_trips == before + 1);
+  rig.link.fail_next(Opcode::op_query, {1, wire::ErrorClass::exception, "aten::nonzero", "no"});
+  Reply failed = rig.log.call(requests);
+  CHECK(failed.status == 1);
+  CHECK(failed.error.find("aten::nonzero") != std::string::npos);
+  CHECK(rig.arrived() == 6);
+}
+
 TEST_CASE("without the idle rule a batch leaves at 128 commands, at 32 KiB, at 1 MiB of bulk, on a tick and before a call") {
   Rig rig(false);
   SECTION("commands") {
