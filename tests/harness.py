@@ -118,7 +118,7 @@ class Server:
 
 def client_environment(server=None, **extra):
     endpoint = {"DJINN_SERVER": server.endpoint} if isinstance(server, Server) else {"DJINN_SERVER": server} if server else {}
-    return clean_environment(LD_PRELOAD=PRELOAD, **{**endpoint, **extra})
+    return clean_environment(**{"LD_PRELOAD": PRELOAD, **endpoint, **extra})
 
 
 def start(source, server=None, arguments=(), preload=True, stdin=subprocess.DEVNULL, **extra):

@@ -210,9 +210,11 @@ class OpScope final : public c10::OperatorKernel {
   }
 
   void operator()(const c10::OperatorHandle& handle, c10::DispatchKeySet keys, Stack* stack) {
-    if (redoing || scope().depth > 0) return original_.callBoxed(handle, keys, stack);
+    if (redoing) return original_.callBoxed(handle, keys, stack);
     const size_t base = stack->size() - op_->arguments;
+    if (scope().depth > 0 && op_->mode != Mode::meta_first) return original_.callBoxed(handle, keys, stack);
     Arguments about = look(*op_, stack->data() + base);
+    if (scope().depth > 0) return inside(stack, base, handle, keys, about);
     bool transfer = about.writes_host || about.stays_on_host || (about.host && op_->copies);
     if (!about.device || transfer) return original_.callBoxed(handle, keys, stack);
     define();
@@ -471,25 +473,40 @@ class OpScope final : public c10::OperatorKernel {
     for (uint8_t w : op_->writes)
       if (w) return false;
     if (!op_->has_effect || !plain(args)) return false;
-    Stack meta;
     std::vector<IValue> outputs;
-    {
-      PlainDispatch dispatch;
-      Depth quiet;  // a Meta kernel that asks a library (cuDNN's recurrent weights) is refused without a word
-      try {
-        for (const IValue& a : args) meta.push_back(to_meta(a));
-        handle.callBoxed(&meta);
-        for (const IValue& v : meta) outputs.push_back(from_meta(v, *about.where));
-      } catch (const std::exception&) {
-        return false;  // no Meta kernel, or one that refuses these arguments: the server will say what is wrong
-      }
-    }
+    if (!meta_outputs(handle, args, *about.where, outputs)) return false;
     for (const IValue& o : outputs) encoder.output(o);
     random.advance();
     send(random);
     host->count_op(0, 1, 0);
     for (auto& o : outputs) stack->push_back(std::move(o));
     return true;
+  }
+
+  // False: there is no Meta kernel, or it refuses these arguments: the server will say what is wrong.
+  static bool meta_outputs(const c10::OperatorHandle& handle, std::span<const IValue> args, c10::Device where, std::vector<IValue>& outputs) {
+    PlainDispatch dispatch;
+    Depth quiet;  // a Meta kernel that asks a library (cuDNN's recurrent weights) is refused without a word
+    try {
+      Stack meta;
+      for (const IValue& a : args) meta.push_back(to_meta(a));
+      handle.callBoxed(&meta);
+      for (const IValue& v : meta) outputs.push_back(from_meta(v, where));
+      return true;
+    } catch (const std::exception&) {
+      return false;
+    }
+  }
+
+  // A Python kernel (torch's own Triton kernels) inside another op's original kernel: it would compile for a GPU that is not here. Its outputs are
+  // made and left empty, like all that is dropped here.
+  void inside(Stack* stack, size_t base, const c10::OperatorHandle& handle, c10::DispatchKeySet keys, const Arguments& about) {
+    std::vector<IValue> args(stack->begin() + static_cast<ptrdiff_t>(base), stack->end()), outputs;
+    bool writes = std::find(op_->writes.begin(), op_->writes.end(), 1) != op_->writes.end();
+    if (!about.device || writes || !plain(args) || !meta_outputs(handle, args, *about.where, outputs))
+      return original_.callBoxed(handle, keys, stack);
+    stack->resize(base);
+    for (auto& o : outputs) stack->push_back(std::move(o));
   }
 
   static IValue to_meta(const IValue& v) {

@@ -546,6 +546,57 @@ def precision_through_the_newer_interface(device):
 
 
 @group("regressions")
+def batch_norm_in_evaluation(device):
+    out = []
+    for shape in ((8, 4), (8, 4, 5), (3, 4, 5, 5)):
+        torch.manual_seed(2)
+        m = {2: nn.BatchNorm1d, 3: nn.BatchNorm1d, 4: nn.BatchNorm2d}[len(shape)](4).to(device)
+        x = numbers(device, *shape, grad=True)
+        m(x).square().mean().backward()
+        first, x.grad = x.grad, None
+        m.eval()(x).square().mean().backward()
+        out += [first, x.grad, m.weight.grad, m.running_mean, m.running_var, F.batch_norm(x.detach(), m.running_mean, m.running_var)]
+    return out
+
+
+@group("regressions")
+def embedding_bags(device):
+    out = []
+    for mode in ("sum", "mean", "max"):
+        for offsets in ([0, 2], [0, 0, 5], [0, 3, 3, 6]):
+            torch.manual_seed(1)
+            m = nn.EmbeddingBag(10, 5, mode=mode).to(device)
+            y = m(torch.tensor([1, 2, 3, 4, 5, 2], device=device), torch.tensor(offsets, device=device))
+            y.square().sum().backward()
+            out += [y, m.weight.grad]
+        m = nn.EmbeddingBag(10, 5, mode=mode, include_last_offset=True).to(device)
+        out.append(m(torch.tensor([1, 2, 3, 4], device=device), torch.tensor([0, 1, 4], device=device)).shape)
+        y = F.embedding_bag(torch.tensor([1, 2, 3, 4], device=device), numbers(device, 10, 5, grad=True), torch.tensor([0, 1, 4], device=device), mode=mode, include_last_offset=True)
+        y.sum().backward()
+        out.append(y)
+    weights = numbers(device, 4, grad=True)
+    table = numbers(device, 6, 3, grad=True)
+    y = F.embedding_bag(torch.tensor([0, 5, 2, 2], device=device), table, torch.tensor([0, 3], device=device), mode="sum", per_sample_weights=weights)
+    y.square().sum().backward()
+    return out + [y, weights.grad, table.grad]
+
+
+@group("regressions")
+def a_python_kernel_inside_an_op(device):
+    """torch overrides bmm of outer products with a Triton kernel; bilinear's backward calls it."""
+    x, y = numbers(device, 3, 4, grad=True), numbers(device, 3, 5, seed=1, grad=True)
+    w = numbers(device, 2, 4, 5, seed=2, grad=True)
+    F.bilinear(x, y, w).square().sum().backward()
+    return [x.grad, y.grad, w.grad, torch.bmm(x.detach().unsqueeze(2), y.detach().unsqueeze(1))]
+
+
+@group("regressions")
+def empty_tensors_alike(device):
+    x, i = torch.empty(0, device=device), torch.empty(0, dtype=torch.long, device=device)
+    return [torch.take(x, i, out=torch.empty(0, device=device)), torch.empty(0, device=device).put_(i, x), torch.zeros(0, device=device).scatter_(0, i, x)]
+
+
+@group("regressions")
 def a_step_size_that_changes(device):
     """Numbers behind the first tensor are no part of the shape cache's key, but they are of the op."""
     x = torch.ones(4, device=device)

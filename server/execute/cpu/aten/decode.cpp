@@ -29,7 +29,7 @@ at::Tensor HostScalars::get(c10::ScalarType dtype, uint16_t flags, uint64_t bits
   return t;
 }
 
-at::Tensor Decoder::interned(uint32_t id, bool in_list) {
+at::Tensor Decoder::interned(uint32_t id, bool written, bool in_list) {
   Interned* t = tensors_.find(id);
   if (!t) return fail("op names a tensor that is not defined"), at::Tensor();
   if (!tensors_.live(*t, epoch_)) {
@@ -41,6 +41,8 @@ at::Tensor Decoder::interned(uint32_t id, bool in_list) {
   out_->touched.push_back({id, index_, in_list});
   out_->reduced |= reduced_bit(t->dtype);
   out_->special |= (t->flags & (kConjugate | kNegative | kQuantized)) != 0;
+  // Tensors without elements are often described alike; PyTorch forbids to write to what is read, and means the object where there is no memory.
+  if (!t->has_elements() && !t->flags && !written) return t->tensor.alias();
   return t->tensor;
 }
 
@@ -154,7 +156,7 @@ at::Tensor Decoder::quantized(uint64_t w, bool written) {
 at::Tensor Decoder::tensor(uint64_t w, bool written, bool in_list) {
   if (problem_) return {};
   switch (tag_of(w)) {
-    case Tag::tensor: return interned(id_of(w), in_list);
+    case Tag::tensor: return interned(id_of(w), written, in_list);
     case Tag::undefined:
     case Tag::none: return {};
     case Tag::host_tensor: return host_tensor(w, written);

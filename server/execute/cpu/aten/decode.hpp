@@ -79,7 +79,7 @@ class Decoder {
   bool output_tensor(uint64_t w, uint16_t index, bool in_list, uint32_t element);
   void sections(uint32_t flags);
   at::Tensor tensor(uint64_t w, bool written, bool in_list);
-  at::Tensor interned(uint32_t id, bool in_list);
+  at::Tensor interned(uint32_t id, bool written, bool in_list);
   at::Tensor host_tensor(uint64_t w, bool written);
   at::Tensor sparse(uint64_t w, bool written);
   at::Tensor compressed(uint64_t w, bool written);

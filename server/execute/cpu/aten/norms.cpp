@@ -9,6 +9,16 @@ namespace {
 
 using at::Tensor;
 
+// (input, weight, bias, running_mean, running_var, training, momentum, eps) -> (output, save_mean, save_invstd). In evaluation the CPU's statistics
+// are empty and CUDA's are not.
+void native_batch_norm(Call& c) {
+  bool training = c.stack[5].toBool();
+  double eps = c.stack[7].toDouble();
+  auto [output, mean, invstd] =
+      at::native_batch_norm(c.tensor(0), c.maybe(1), c.maybe(2), c.maybe(3), c.maybe(4), training, c.stack[6].toDouble(), eps);
+  if (!training) mean = c.tensor(3).clone(), invstd = at::rsqrt(c.tensor(4) + eps);
+  c.returns({output, mean, invstd});
+}
 // (input, weight, bias, running_mean, running_var, training, momentum, eps) -> (output, save_mean, save_var, reserve)
 void cudnn_batch_norm(Call& c) {
   bool training = c.stack[5].toBool();
@@ -105,6 +115,8 @@ void batch_norm_backward_elemt(Call& c) {
 }
 
 constexpr RewriteRule kRules[] = {
+    {"aten::native_batch_norm", native_batch_norm},
+    {"aten::_native_batch_norm_legit", native_batch_norm},
     {"aten::cudnn_batch_norm", cudnn_batch_norm},
     {"aten::cudnn_batch_norm_backward", cudnn_batch_norm_backward},
     {"aten::_fused_rms_norm_backward", rms_norm_backward},

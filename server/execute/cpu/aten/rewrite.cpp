@@ -51,6 +51,24 @@ void fused_dropout(Call& c) {
 }
 void masked_scale(Call& c) { c.returns({c.tensor(0).mul(c.tensor(1)).mul_(c.stack[2].toDouble())}); }
 
+// (weight, indices, offsets, scale_grad_by_freq, mode, sparse, per_sample_weights, include_last_offset, padding_idx) -> (output, offset2bag,
+// bag_size, max_indices). The CPU leaves out what its fast path does not need; CUDA never does.
+template <bool kForwardOnly>
+void embedding_bag(Call& c) {
+  const Tensor &indices = c.tensor(1), &offsets = c.tensor(2);
+  bool last = c.stack[7].toBool();
+  auto run = kForwardOnly ? at::_embedding_bag_forward_only : at::_embedding_bag;
+  auto [output, offset2bag, bag_size, max_indices] =
+      run(c.tensor(0), indices, offsets, c.stack[3].toBool(), c.stack[4].toInt(), c.stack[5].toBool(), c.maybe(6), last, c.stack[8].toInt());
+  int64_t n = indices.numel(), bags = offsets.numel() - (last ? 1 : 0);
+  Tensor starts = offsets.narrow(0, 0, bags).to(at::kLong);
+  Tensor ends = last ? offsets.narrow(0, 1, bags).to(at::kLong) : bags ? at::cat({starts.slice(0, 1), at::full({1}, n, starts.options())}) : starts;
+  if (offset2bag.numel() != n) offset2bag = at::bucketize(at::arange(n, starts.options()), starts, false, true).sub_(1).to(offset2bag.scalar_type());
+  if (bag_size.numel() != bags) bag_size = (ends - starts).to(offsets.scalar_type());
+  if (last) bag_size = at::constant_pad_nd(bag_size, {0, 1});  // CUDA counts the last offset as a bag
+  c.returns({output, offset2bag, bag_size, max_indices});
+}
+
 void cudnn_convolution(Call& c) {
   auto list = [&](size_t i) { return c.stack[i].toIntVector(); };
   std::vector<int64_t> none(list(2).size(), 0);
@@ -118,6 +136,8 @@ constexpr RewriteRule kSmall[] = {
     {"aten::log_sigmoid_backward.grad_input", log_sigmoid_backward_out},
     {"aten::_fused_dropout", fused_dropout},
     {"aten::_masked_scale", masked_scale},
+    {"aten::_embedding_bag", embedding_bag<false>},
+    {"aten::_embedding_bag_forward_only", embedding_bag<true>},
     {"aten::cudnn_convolution", cudnn_convolution},
     {"aten::cudnn_convolution_transpose", cudnn_convolution_transpose},
     {"aten::cudnn_convolution_relu", cudnn_convolution_relu},
