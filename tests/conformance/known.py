@@ -9,6 +9,8 @@ KNOWN = [
     ("_native_batch_norm_legit", ANY, "forward out", STATISTICS),
     ("native_batch_norm", ANY, "forward out", STATISTICS),
     ("_batch_norm_with_update", "bfloat16 float16", "forward backward", "CUDA keeps statistics in float32, and so do we; the CPU does not"),
+    ("fft.ihfft2", ANY, "out", "PyTorch's own out= writes nothing when there is one dimension, on the CPU too"),
+    ("fft.ihfftn", ANY, "out", "PyTorch's own out= writes nothing when there is one dimension, on the CPU too"),
     ("narrow_copy", ANY, "out", NO_KERNEL),
     ("nn.functional.scaled_dot_product_attention", "float32", "backward", "gradients of 50 with a mask differ by 8e-4: another order of summation"),
     ("sparse.mm.reduce", ANY, "forward backward", NO_KERNEL),
