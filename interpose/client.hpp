@@ -11,7 +11,7 @@
 #include <vector>
 
 #include "semantic/abi/hook.h"
-#include "semantic/abi/link.h"
+#include "semantic/abi/parts.hpp"
 #include "semantic/wire/codec.hpp"
 #include "semantic/wire/command.hpp"
 #include "semantic/wire/frame.hpp"

@@ -180,8 +180,8 @@ const Setting* find_setting(const std::string& name) {
 
 std::string read_environment(const Environment& environment, Source& out) {
   for (const auto& [key, value] : environment) {
-    if (std::string unknown; key == "DJINN_PERF" && (wire::switched_off(value, unknown), !unknown.empty()))
-      return "DJINN_PERF: unknown switch '" + unknown + "' (known: " + wire::known_switches() + ")";
+    if (key == "DJINN_PERF")
+      if (auto s = wire::read_switches(value.c_str()); !s.problem.empty()) return s.problem;
     if (key.rfind(kEnvironmentPrefix, 0) != 0) continue;
     auto setting = std::find_if(std::begin(kSettings), std::end(kSettings), [&](const Setting& s) { return environment_name(s.name) == key; });
     if (setting == std::end(kSettings)) return key + " in the environment: the server has no such option";

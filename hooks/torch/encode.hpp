@@ -24,7 +24,6 @@ class Encoder {
   void append(std::span<const uint64_t> words) { words_.insert(words_.end(), words.begin(), words.end()); }
   void generator(const wire::op::Generator& g);
   void tensor(const at::Tensor& t);
-  // A freshly allocated output whose description is known: like tensor(), without asking it.
 
   size_t position() const { return words_.size(); }
   std::span<const uint64_t> words() const { return words_; }

@@ -53,17 +53,12 @@ struct PlainState {
     return c10::impl::LocalDispatchKeySet(p);
   }
 };
-// The same, and nothing of it is a scope.
+// The same, and nothing of it is a scope. libdjinn.so takes the thread for one that runs an original kernel: a Meta kernel that asks a library
+// (cuDNN's recurrent weights) is refused without a word.
 struct PlainDispatch : PlainState {
   bool before = redoing;
-  PlainDispatch() { redoing = true; }
-  ~PlainDispatch() { redoing = before; }
-};
-
-// Inside, libdjinn.so takes this thread for one that runs an original kernel.
-struct Depth {
-  Depth() { ++scope().depth; }
-  ~Depth() { --scope().depth; }
+  PlainDispatch() { redoing = true, ++scope().depth; }
+  ~PlainDispatch() { redoing = before, --scope().depth; }
 };
 
 // What the arguments say about the call as a whole.
@@ -401,9 +396,8 @@ class OpScope final : public c10::OperatorKernel {
 
   // R5: out= arguments have their size by now. An in-place argument that its kernel resized goes as it was: the server needs its old contents.
   bool reencode_written(const std::vector<IValue>& args, const std::vector<Snapshot>& snapshots) {
-    bool any = false, moved_any = false;
-    for (uint8_t w : op_->writes) any |= w;
-    if (!any) return false;
+    if (!op_->has_writes) return false;
+    bool moved_any = false;
     std::vector<uint64_t> before(encoder.words().begin(), encoder.words().end());
     std::vector<size_t> starts = starts_;
     encoder.start();
@@ -452,14 +446,11 @@ class OpScope final : public c10::OperatorKernel {
 
   // No new outputs: nothing to know, post it.
   bool in_place(const std::vector<IValue>& args, Stack* stack, Random& random) {
-    bool writes = false;
-    for (size_t i = 0; i < op_->arguments; i++) {
-      if (op_->out[i]) return false;
-      writes |= op_->writes[i] != 0;
-    }
+    for (uint8_t out : op_->out)
+      if (out) return false;
     for (int a : op_->alias)
       if (a < 0) return false;
-    if (!writes || !plain(args)) return false;
+    if (!op_->has_writes || !plain(args)) return false;
     for (int a : op_->alias) encoder.alias(static_cast<size_t>(a));
     random.advance();
     send(random);
@@ -470,9 +461,7 @@ class OpScope final : public c10::OperatorKernel {
 
   // The Meta kernel knows shapes, strides and types of the outputs: allocate, post.
   bool by_meta(const c10::OperatorHandle& handle, const std::vector<IValue>& args, Stack* stack, const Arguments& about, Random& random) {
-    for (uint8_t w : op_->writes)
-      if (w) return false;
-    if (!op_->has_effect || !plain(args)) return false;
+    if (op_->has_writes || !op_->has_effect || !plain(args)) return false;
     std::vector<IValue> outputs;
     if (!meta_outputs(handle, args, *about.where, outputs)) return false;
     for (const IValue& o : outputs) encoder.output(o);
@@ -486,7 +475,6 @@ class OpScope final : public c10::OperatorKernel {
   // False: there is no Meta kernel, or it refuses these arguments: the server will say what is wrong.
   static bool meta_outputs(const c10::OperatorHandle& handle, std::span<const IValue> args, c10::Device where, std::vector<IValue>& outputs) {
     PlainDispatch dispatch;
-    Depth quiet;  // a Meta kernel that asks a library (cuDNN's recurrent weights) is refused without a word
     try {
       Stack meta;
       for (const IValue& a : args) meta.push_back(to_meta(a));
@@ -502,8 +490,7 @@ class OpScope final : public c10::OperatorKernel {
   // made and left empty, like all that is dropped here.
   void inside(Stack* stack, size_t base, const c10::OperatorHandle& handle, c10::DispatchKeySet keys, const Arguments& about) {
     std::vector<IValue> args(stack->begin() + static_cast<ptrdiff_t>(base), stack->end()), outputs;
-    bool writes = std::find(op_->writes.begin(), op_->writes.end(), 1) != op_->writes.end();
-    if (!about.device || writes || !plain(args) || !meta_outputs(handle, args, *about.where, outputs))
+    if (!about.device || op_->has_writes || !plain(args) || !meta_outputs(handle, args, *about.where, outputs))
       return original_.callBoxed(handle, keys, stack);
     stack->resize(base);
     for (auto& o : outputs) stack->push_back(std::move(o));

@@ -5,8 +5,6 @@
 #include <cstring>
 #include <string_view>
 
-#include "semantic/wire/switches.hpp"
-
 namespace djinn {
 
 namespace {
@@ -33,13 +31,6 @@ int choice(const char* name, std::initializer_list<const char*> words, int fallb
   return fallback;
 }
 
-void read_switches(Configuration& c) {
-  const char* v = std::getenv("DJINN_PERF");
-  std::string unknown;
-  c.off = wire::switched_off(v ? v : "", unknown);
-  if (!unknown.empty()) c.error = "DJINN_PERF: unknown switch '" + unknown + "' (known: " + wire::known_switches() + ")";
-}
-
 // One device: "" and "-1" hide it, as does a list that begins with anything but 0 (CUDA ignores everything from the first invalid index on).
 bool hidden(const char* visible) {
   if (!visible) return false;
@@ -60,7 +51,8 @@ Configuration read() {
   const char* blocking = std::getenv("CUDA_LAUNCH_BLOCKING");
   c.blocking = blocking && !std::strcmp(blocking, "1");
   c.debug_fault = choice("DJINN_DEBUG", {"off", "fault"}, 0, c.error) == 1;
-  read_switches(c);
+  c.switches = wire::read_switches(std::getenv("DJINN_PERF"));
+  if (!c.switches.problem.empty()) c.error = c.switches.problem;
   return c;
 }
 

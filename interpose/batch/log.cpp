@@ -40,10 +40,6 @@ std::unique_lock<std::mutex> lock_soon(std::mutex& mutex) {
 }
 
 std::span<const std::byte> bytes_of(const djinn_span& s) { return {static_cast<const std::byte*>(s.data), s.size}; }
-void release(std::span<const djinn_part> bulk) {
-  for (const djinn_part& p : bulk)
-    if (p.release) p.release(const_cast<void*>(p.data), p.hint);
-}
 }  // namespace
 
 Counters& counters() {

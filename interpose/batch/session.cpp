@@ -279,8 +279,7 @@ bool abort_scope(const char* name) {
 Ticket post(uint32_t opcode, uint16_t flags, std::span<const std::byte> payload, std::span<const djinn_part> bulk) {
   auto* s = session();
   if (s) return s->log.post(opcode, flags, payload, bulk);
-  for (const djinn_part& p : bulk)
-    if (p.release) p.release(const_cast<void*>(p.data), p.hint);
+  release(bulk);
   return 0;
 }
 
@@ -297,10 +296,7 @@ std::vector<std::byte>& scratch() {
   return *buffer;
 }
 
-bool perf(const char* name) {
-  auto& off = configuration().off;
-  return std::find(off.begin(), off.end(), name) == off.end();
-}
+bool perf(const char* name) { return configuration().switches.on(name); }
 
 void say(Level level, const char* format, ...) {
   if (static_cast<int>(level) > configuration().log_level) return;

@@ -140,6 +140,7 @@ cudaError_t upload_piece(const Copy2D& c, uint64_t stream, bool pinned) {
 }
 
 cudaError_t upload(const Copy2D& c, uint64_t stream, bool asynchronous) {
+  if (c.width * c.height <= wire::kInlineBytesMax) return upload_piece(c, stream, false);
   bool pinned = asynchronous && is_pinned(c.source, (c.height - 1) * c.source_pitch + c.width);
   for (const Copy2D& piece : pieces_of(c))
     if (cudaError_t e = upload_piece(piece, stream, pinned)) return e;

@@ -22,11 +22,6 @@ constexpr nanoseconds kRoundMax = 1s;
 // Pauses between two looks of a driving thread, about a microsecond together: looking takes the socket's lock, which senders want too.
 constexpr int kPauses = 20;
 
-void release(std::span<const djinn_part> bulk) {
-  for (const djinn_part& p : bulk)
-    if (p.release) p.release(const_cast<void*>(p.data), p.hint);
-}
-
 }  // namespace
 
 std::string Link::open() {

@@ -36,10 +36,6 @@ void set_common_options(zmq::socket_t& s) {
   s.set(zmq::sockopt::rcvbuf, 1 << 20);
 }
 
-void release(const djinn_part& p) {
-  if (p.release) p.release(const_cast<void*>(p.data), p.hint);
-}
-
 // Lets libzmq's free callback reach the caller's. It runs on whichever thread drops the message last, mostly libzmq's own; `published` orders it
 // after everything that the sender did to the bytes, in terms that the thread sanitizer sees too (libzmq's own fences are invisible to it).
 struct Hold {

@@ -14,7 +14,7 @@
 #include <vector>
 #include <zmq.hpp>
 
-#include "semantic/abi/link.h"
+#include "semantic/abi/parts.hpp"
 
 namespace djinn::transport {
 

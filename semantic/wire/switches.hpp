@@ -1,6 +1,7 @@
 // The optimisations that DJINN_PERF=no_NAME[,no_NAME…] turns off. One list for both sides, so that one value can be given to both: each side
 // knows all names, refuses others by name, and asks for its own.
 #pragma once
+#include <algorithm>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -14,24 +15,28 @@ inline constexpr std::string_view kSwitches[] = {
     "pool",         // executor: temporary memory is kept for the next op
 };
 
-// The names in `text`, without "no_". Empty `unknown`, or the first word that names no optimisation.
-inline std::vector<std::string> switched_off(std::string_view text, std::string& unknown) {
-  std::vector<std::string> off;
-  while (!text.empty()) {
-    std::string_view word = text.substr(0, text.find(','));
-    text.remove_prefix(word.size() < text.size() ? word.size() + 1 : word.size());
-    bool known = false;
-    for (std::string_view s : kSwitches) known |= word.substr(0, 3) == "no_" && word.substr(3) == s;
-    if (known) off.emplace_back(word.substr(3));
-    else if (unknown.empty()) unknown = word.empty() ? "(nothing)" : std::string(word);
-  }
-  return off;
-}
+struct Switches {
+  std::vector<std::string> off;  // names, without "no_"
+  std::string problem;           // one sentence about the first word that names no optimisation; empty: there is none
+  bool on(std::string_view name) const { return std::find(off.begin(), off.end(), name) == off.end(); }
+};
 
-inline std::string known_switches() {
-  std::string list;
-  for (std::string_view s : kSwitches) list += (list.empty() ? "no_" : ", no_") + std::string(s);
-  return list;
+// `text` is the variable's value; null when it is not set.
+inline Switches read_switches(const char* text) {
+  Switches s;
+  for (std::string_view rest = text ? text : ""; !rest.empty();) {
+    std::string_view word = rest.substr(0, rest.find(','));
+    rest.remove_prefix(word.size() < rest.size() ? word.size() + 1 : word.size());
+    bool known = false;
+    for (std::string_view name : kSwitches) known |= word.substr(0, 3) == "no_" && word.substr(3) == name;
+    if (known) s.off.emplace_back(word.substr(3));
+    else if (s.problem.empty()) s.problem = word.empty() ? "(nothing)" : std::string(word);
+  }
+  if (s.problem.empty()) return s;
+  std::string all;
+  for (std::string_view name : kSwitches) all += (all.empty() ? "no_" : ", no_") + std::string(name);
+  s.problem = "DJINN_PERF: unknown switch '" + s.problem + "' (known: " + all + ")";
+  return s;
 }
 
 }  // namespace djinn::wire

@@ -44,10 +44,7 @@ Report::Report(uint64_t session, uint32_t incarnation, Send send) : send_(std::m
 }
 
 // What was never sent is released all the same.
-Report::~Report() {
-  for (djinn_part& p : bulk_)
-    if (p.release) p.release(const_cast<void*>(p.data), p.hint);
-}
+Report::~Report() { release(bulk_); }
 
 template <class Fixed>
 void Report::add(ReportOpcode opcode, const Fixed& fixed, std::span<const std::byte> rest, std::span<const djinn_part> bulk) {

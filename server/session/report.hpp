@@ -8,7 +8,7 @@
 #include <string>
 #include <vector>
 
-#include "semantic/abi/link.h"
+#include "semantic/abi/parts.hpp"
 #include "semantic/wire/codec.hpp"
 #include "semantic/wire/command.hpp"
 #include "semantic/wire/frame.hpp"

@@ -119,7 +119,7 @@ void Session::conclude(const Command& c, Failure f) {
   }
   if (!call) return;
   if (f.code) {
-    for (djinn_part& p : answer_bulk) p.release(const_cast<void*>(p.data), p.hint);
+    release(answer_bulk);
     report_.failed_reply(c.ticket, f);
   } else {
     report_.reply(c.ticket, 0, answer, answer_bulk);

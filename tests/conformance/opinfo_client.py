@@ -12,7 +12,7 @@ import warnings
 os.environ.setdefault("PYTORCH_TESTING_DEVICE_ONLY_FOR", "cuda")
 warnings.filterwarnings("ignore")
 import torch
-from torch.testing._internal.common_device_type import toleranceOverride, tol  # noqa: F401  (op_db's decorators need the module)
+from torch.testing._internal.common_device_type import tol
 from torch.testing._internal.common_methods_invocations import op_db
 from torch.utils import _pytree as pytree
 

@@ -1,5 +1,5 @@
 """The driver of scripts/conformance: shards of the OpInfo sweep (opinfo_client.py) run side by side through one server, their rows become a table and
-JSON. A client that dies is a row of its own, and the next begins behind the entry that killed it."""
+JSON. A client that dies is a row of its own; what its shard had left is not run."""
 import argparse
 import collections
 import concurrent.futures

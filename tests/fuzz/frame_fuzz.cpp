@@ -19,12 +19,7 @@ namespace {
 
 uint64_t accepted = 0, refused = 0;
 
-[[noreturn]] void fail(const char* what, const Bytes& message) {
-  std::fprintf(stderr, "frame_fuzz: %s\n", what);
-  for (std::byte b : message) std::fprintf(stderr, "%02x", static_cast<unsigned>(b));
-  std::fprintf(stderr, "\n");
-  std::abort();
-}
+[[noreturn]] void fail(const char* what, const Bytes& message) { djinn::fuzz::fail("frame_fuzz", what, message); }
 
 // In a buffer of exactly its size, so that the sanitizer sees a read of one byte too many.
 bool parses(const Bytes& m, size_t bulk) {

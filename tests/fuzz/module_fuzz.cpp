@@ -22,12 +22,7 @@ constexpr uint64_t kUnpackMax = 1 << 20;
 
 uint64_t accepted = 0, refused = 0;
 
-[[noreturn]] void fail(const char* what, const Bytes& input) {
-  std::fprintf(stderr, "module_fuzz: %s\n", what);
-  for (std::byte b : input) std::fprintf(stderr, "%02x", static_cast<unsigned>(b));
-  std::fprintf(stderr, "\n");
-  std::abort();
-}
+[[noreturn]] void fail(const char* what, const Bytes& input) { djinn::fuzz::fail("module_fuzz", what, input); }
 
 bool same(const Kernel& a, const Kernel& b) {
   if (a.params.size() != b.params.size()) return false;

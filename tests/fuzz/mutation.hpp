@@ -2,6 +2,8 @@
 #pragma once
 #include <cstddef>
 #include <cstdint>
+#include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <iterator>
 #include <random>
@@ -49,6 +51,14 @@ inline void mutate(std::vector<std::byte>& m) {
       }
     }
   }
+}
+
+// The end of a fuzzer that found something: what, and the input.
+[[noreturn]] inline void fail(const char* fuzzer, const char* what, const std::vector<std::byte>& input) {
+  std::fprintf(stderr, "%s: %s\n", fuzzer, what);
+  for (std::byte b : input) std::fprintf(stderr, "%02x", static_cast<unsigned>(b));
+  std::fprintf(stderr, "\n");
+  std::abort();
 }
 
 }  // namespace djinn::fuzz

@@ -5,7 +5,6 @@
 #include <ATen/Parallel.h>
 #include <c10/core/InferenceMode.h>
 
-#include <algorithm>
 #include <atomic>
 #include <cstring>
 
@@ -22,12 +21,7 @@ struct Silent : c10::WarningHandler {
 };
 
 // An unknown name was refused when the server started.
-bool switched_on(std::string_view name) {
-  const char* perf = std::getenv("DJINN_PERF");
-  std::string unknown;
-  auto off = wire::switched_off(perf ? perf : "", unknown);
-  return std::find(off.begin(), off.end(), name) == off.end();
-}
+bool switched_on(std::string_view name) { return wire::read_switches(std::getenv("DJINN_PERF")).on(name); }
 
 }  // namespace
 

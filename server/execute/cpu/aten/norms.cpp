@@ -11,21 +11,21 @@ using at::Tensor;
 
 // (input, weight, bias, running_mean, running_var, training, momentum, eps) -> (output, save_mean, save_invstd). In evaluation the CPU's statistics
 // are empty and CUDA's are not.
+bool training(Call& c) { return c.stack[5].toBool(); }
+double epsilon(Call& c) { return c.stack[7].toDouble(); }
+auto batch_norm(Call& c) {
+  return at::native_batch_norm(c.tensor(0), c.maybe(1), c.maybe(2), c.maybe(3), c.maybe(4), training(c), c.stack[6].toDouble(), epsilon(c));
+}
 void native_batch_norm(Call& c) {
-  bool training = c.stack[5].toBool();
-  double eps = c.stack[7].toDouble();
-  auto [output, mean, invstd] =
-      at::native_batch_norm(c.tensor(0), c.maybe(1), c.maybe(2), c.maybe(3), c.maybe(4), training, c.stack[6].toDouble(), eps);
-  if (!training) mean = c.tensor(3).clone(), invstd = at::rsqrt(c.tensor(4) + eps);
+  auto [output, mean, invstd] = batch_norm(c);
+  if (!training(c)) mean = c.tensor(3).clone(), invstd = at::rsqrt(c.tensor(4) + epsilon(c));
   c.returns({output, mean, invstd});
 }
 // (input, weight, bias, running_mean, running_var, training, momentum, eps) -> (output, save_mean, save_var, reserve)
 void cudnn_batch_norm(Call& c) {
-  bool training = c.stack[5].toBool();
-  auto [output, mean, invstd] =
-      at::native_batch_norm(c.tensor(0), c.maybe(1), c.maybe(2), c.maybe(3), c.maybe(4), training, c.stack[6].toDouble(), c.stack[7].toDouble());
+  auto [output, mean, invstd] = batch_norm(c);
   Tensor none = at::empty({0}, output.options().dtype(at::kByte));
-  if (!training) mean = invstd = at::empty({0}, mean.options());
+  if (!training(c)) mean = invstd = at::empty({0}, mean.options());
   if (c.op.returns.size() == 3) return c.returns({output, mean, invstd});  // miopen's has no reserve
   c.returns({output, mean, invstd, none});
 }
