@@ -1,4 +1,4 @@
-"""The driver of scripts/conformance: shards of the OpInfo sweep (opinfo_client.py) run side by side through one server, their rows become a table and
+"""The driver of scripts/conformance opinfo: shards of the OpInfo sweep (opinfo_client.py) run side by side through one server, their rows become a table and
 JSON. A client that dies is a row of its own; what its shard had left is not run."""
 import argparse
 import collections
@@ -49,7 +49,7 @@ def table(rows):
 
 
 def main():
-    parser = argparse.ArgumentParser(prog="scripts/conformance", description="OpInfo through real processes: the device against CPU PyTorch.")
+    parser = argparse.ArgumentParser(prog="scripts/conformance opinfo", description="OpInfo through real processes: the device against CPU PyTorch.")
     parser.add_argument("--dtypes", default=DTYPES)
     parser.add_argument("--pattern", default="", help="regular expression of entries")
     parser.add_argument("--jobs", type=int, default=os.cpu_count())

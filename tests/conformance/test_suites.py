@@ -1,0 +1,27 @@
+"""CI's part of each conformance suite (suite.py): the cases that are not slow."""
+import pathlib
+import sys
+import unittest
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
+from harness import Case
+from suites import run_suite
+
+
+class Suites(Case):
+    def passes(self, name):
+        rows = run_suite(name, slow=False)
+        self.assertTrue(rows)
+        bad = [f"{r['case']} ({r['shows']}): {r['status']}: {r['detail']}" for r in rows if r["status"] not in ("ok", "skipped")]
+        self.assertFalse(bad, "\n".join(bad))
+        skipped = [f"{r['case']}: {r['detail']}" for r in rows if r["status"] == "skipped"]
+        if skipped:
+            self.skipTest("; ".join(skipped))
+
+    def test_cuda(self):
+        self.passes("cuda")
+
+
+if __name__ == "__main__":
+    unittest.main(verbosity=2)
