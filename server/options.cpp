@@ -13,6 +13,7 @@
 
 #include "semantic/wire/limits.hpp"
 #include "semantic/wire/switches.hpp"
+#include "server/execute/executor.hpp"
 
 extern char** environ;
 
@@ -269,6 +270,13 @@ constexpr const char* kFooter =
     "Each option can also be given in the environment (--idle-exit 30 is DJINN_SERVER_IDLE_EXIT=30; lists are separated by commas) and in the "
     "TOML file of --config (idle-exit = 30; lists are arrays). The command line wins over the environment, the environment over the file.";
 
+// ", executors for torch 2.14, 2.15"
+std::string executor_versions() {
+  std::string all;
+  for (const auto& [minor, path] : executors()) all += (all.empty() ? ", executors for torch " : ", ") + minor;
+  return all.empty() ? ", no executor: call level only" : all;
+}
+
 }  // namespace
 
 bool parse_size(const std::string& text, uint64_t& bytes) {
@@ -295,7 +303,7 @@ Environment process_environment() {
 std::variant<Options, Said> parse_options(int argc, const char* const* argv, const Environment& environment) {
   CLI::App app{"djinn-gpu-server: runs the device work of CUDA programs that preload libdjinn.so", "djinn-gpu-server"};
   app.footer(kFooter);
-  app.set_version_flag("--version", "djinn-gpu-server " DJINN_VERSION);
+  app.set_version_flag("--version", "djinn-gpu-server " DJINN_VERSION + executor_versions());
   std::map<std::string, std::vector<std::string>> values;
   std::map<std::string, bool> flags;
   std::map<std::string, CLI::Option*> handles;

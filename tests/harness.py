@@ -3,6 +3,8 @@
 Nothing here knows Djinn's inside: servers and clients are started as a user starts them, and judged by what they print, by their exit status and by
 the server's own counters (`djinn-gpu-server --stats`). Every wait has an end. CTest gives the build folder in DJINN_BUILD.
 """
+import importlib.metadata
+import importlib.util
 import json
 import os
 import pathlib
@@ -23,9 +25,12 @@ EXAMPLES = ROOT / "docs" / "examples"
 
 def torch_directory():
     """The torch package of the interpreter that runs the tests, found without importing it."""
-    import importlib.util
     spec = importlib.util.find_spec("torch")
     return pathlib.Path(spec.origin).parent if spec else None
+
+
+# Hooks and executors are built per minor version of torch.
+TORCH_MINOR = ".".join(importlib.metadata.version("torch").split(".")[:2]) if importlib.util.find_spec("torch") else None
 
 
 def clean_environment(**extra):

@@ -1,6 +1,6 @@
-// libdjinn_torch.so's two entry points: start (refuse another torch, wrap every device kernel of every namespace) and rescan (after a dlopen that may
-// have registered more). Registering takes some milliseconds, inside the first CUDA call, and silences the dispatcher's warning about overriding
-// kernels.
+// libdjinn_torch-MINOR.so's two entry points: start (refuse another torch, wrap every device kernel of every namespace) and rescan (after a dlopen
+// that may have registered more). Registering takes some milliseconds, inside the first CUDA call, and silences the dispatcher's warning about
+// overriding kernels.
 #include <ATen/ATen.h>
 #include <c10/util/Exception.h>
 

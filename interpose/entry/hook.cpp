@@ -1,7 +1,8 @@
 // The table that the framework's hook works with (semantic/abi/hook.h), and the loading of the hook: inside the first CUDA call, when libtorch_cuda
-// is in the process, RTLD_LOCAL from our own folder. A hook that cannot be loaded, or refuses this torch, is said in one sentence; the program then
-// runs at call level, which the CPU device refuses by name.
+// is in the process, RTLD_LOCAL from our own folder, the build for its minor version. No such hook, or one that cannot be loaded, is said in one
+// sentence; the program then runs at call level, which the CPU device refuses by name.
 #include <dlfcn.h>
+#include <glob.h>
 #include <unistd.h>
 
 #include <cstdio>
@@ -101,6 +102,21 @@ TorchInProcess torch_in_process() {
   return t;
 }
 
+static std::string minor_of(const std::string& version) { return version.substr(0, version.find('.', version.find('.') + 1)); }
+
+// "2.14, 2.15": what lies beside us.
+static std::string hooks_here() {
+  std::string all;
+  glob_t found{};
+  glob((own_folder() + "/libdjinn_torch-*.so").c_str(), 0, nullptr, &found);
+  for (size_t i = 0; i < found.gl_pathc; i++) {
+    std::string path = found.gl_pathv[i], name = path.substr(path.rfind('-') + 1);
+    all += (all.empty() ? "" : ", ") + name.substr(0, name.size() - strlen(".so"));
+  }
+  globfree(&found);
+  return all.empty() ? "none" : all;
+}
+
 void load_hook() {
   static std::mutex mutex;
   static bool loaded = false;
@@ -111,18 +127,20 @@ void load_hook() {
   dlclose(torch);
   loaded = true;
   if (!op_level() && !checking()) return;
-  std::string path = own_folder() + "/libdjinn_torch.so";
+  std::string here = torch_in_process().version, path = own_folder() + "/libdjinn_torch-" + minor_of(here) + ".so";
   // lazily: against another torch some symbols are missing, and the version must still be readable
   void* library = dlopen(path.c_str(), RTLD_LAZY | RTLD_LOCAL);
   auto built_for = library ? reinterpret_cast<djinn_torch_version_fn>(dlsym(library, "djinn_torch_version")) : nullptr;
   auto start = library ? reinterpret_cast<djinn_torch_start_fn>(dlsym(library, "djinn_torch_start")) : nullptr;
   char error[1024] = "";
-  if (!library) snprintf(error, sizeof error, "the PyTorch hook cannot be loaded: %s", dlerror());
-  else if (!start) snprintf(error, sizeof error, "%s is not Djinn's PyTorch hook", path.c_str());
-  std::string here = torch_in_process().version, minor = built_for ? std::string(built_for()) + "." : "";
-  if (!error[0] && here.compare(0, minor.size(), minor) != 0)
-    snprintf(error, sizeof error, "the PyTorch hook was built for torch %s, this process has torch %s: ops cannot be forwarded",
-             built_for ? built_for() : "?", here.c_str());
+  if (access(path.c_str(), R_OK) != 0)
+    snprintf(error, sizeof error, "this process has torch %s, this build has hooks for torch %s: ops cannot be forwarded", here.c_str(),
+             hooks_here().c_str());
+  else if (!library) snprintf(error, sizeof error, "the PyTorch hook cannot be loaded: %s", dlerror());
+  else if (!start || !built_for) snprintf(error, sizeof error, "%s is not Djinn's PyTorch hook", path.c_str());
+  else if (built_for() != minor_of(here))
+    snprintf(error, sizeof error, "the PyTorch hook was built for torch %s, this process has torch %s: ops cannot be forwarded", built_for(),
+             here.c_str());
   if (error[0] || start(&kHost, error, sizeof error)) say(Level::error, "%s", error);
 }
 

@@ -1,13 +1,8 @@
 # cuda::headers: prototypes come from the vendor's headers, found at configure time and never copied: in the CUDA wheels beside torch
 # (cuBLAS, cuDNN, NCCL … included), else in a toolkit (which may have fewer; what is missing is then not generated, and said).
 set(djinn_cuda_include ${DJINN_CUDA_INCLUDE})
-if(NOT djinn_cuda_include AND DJINN_TORCH_DIR)
-  get_filename_component(djinn_site ${DJINN_TORCH_DIR} DIRECTORY)
-  foreach(folder cu13 cudnn nccl cusparselt)
-    if(IS_DIRECTORY ${djinn_site}/nvidia/${folder}/include)
-      list(APPEND djinn_cuda_include ${djinn_site}/nvidia/${folder}/include)
-    endif()
-  endforeach()
+if(NOT djinn_cuda_include AND djinn_first_torch)
+  djinn_cuda_headers_beside(${djinn_first_torch} djinn_cuda_include)
 endif()
 if(NOT djinn_cuda_include)
   find_path(DJINN_TOOLKIT_INCLUDE cuda_runtime_api.h PATHS $ENV{CUDA_HOME} /usr/local/cuda /usr PATH_SUFFIXES include)

@@ -1,6 +1,6 @@
 # The two ways of adding tests; both make one CTest test per test case, so that one case can be run, counted and skipped by itself.
 #   djinn_add_test(NAME wire_test SOURCES frame.cpp codec.cpp LIBS djinn_wire LABELS core [SERIAL] [TIMEOUT 300])  a Catch2 program
-#   djinn_add_python_tests(test_faults.py LABELS fault [SERIAL] [TIMEOUT 300])                                             a unittest file over tests/harness.py
+#   djinn_add_python_tests(test_faults.py LABELS fault [SERIAL] [TIMEOUT 300] [PYTHON …/bin/python PREFIX torch-2.15/])    a unittest file over tests/harness.py
 # Labels (one each): core (no torch), torch, fault, bench-smoke.
 
 find_package(Catch2 REQUIRED)
@@ -14,10 +14,15 @@ else()
 endif()
 target_include_directories(djinn_catch INTERFACE ${PROJECT_SOURCE_DIR})
 
-# The interpreter of the tests is the one that owns the torch package: it lies three folders above site-packages.
-if(NOT DJINN_PYTHON AND DJINN_TORCH_DIR AND EXISTS ${DJINN_TORCH_DIR}/../../../../bin/python)
-  get_filename_component(djinn_env ${DJINN_TORCH_DIR}/../../../.. ABSOLUTE)
-  set(DJINN_PYTHON ${djinn_env}/bin/python)
+# The interpreter that owns a torch package: it lies three folders above site-packages.
+function(djinn_python_of torch result)
+  get_filename_component(environment ${torch}/../../../.. ABSOLUTE)
+  if(EXISTS ${environment}/bin/python)
+    set(${result} ${environment}/bin/python PARENT_SCOPE)
+  endif()
+endfunction()
+if(NOT DJINN_PYTHON AND djinn_first_torch)
+  djinn_python_of(${djinn_first_torch} DJINN_PYTHON)
 endif()
 if(NOT DJINN_PYTHON)
   set(DJINN_PYTHON ${Python3_EXECUTABLE})
@@ -52,7 +57,7 @@ function(djinn_add_test)
 endfunction()
 
 function(djinn_add_python_tests file)
-  cmake_parse_arguments(T "SERIAL" "LABELS;TIMEOUT" "" ${ARGN})
+  cmake_parse_arguments(T "SERIAL" "LABELS;TIMEOUT;PYTHON;PREFIX" "" ${ARGN})
   if(T_UNPARSED_ARGUMENTS)
     message(FATAL_ERROR "djinn_add_python_tests: not understood: '${T_UNPARSED_ARGUMENTS}'")
   endif()
@@ -60,9 +65,12 @@ function(djinn_add_python_tests file)
   if(NOT T_TIMEOUT)
     set(T_TIMEOUT 300)
   endif()
+  if(NOT T_PYTHON)
+    set(T_PYTHON ${DJINN_PYTHON})
+  endif()
   get_filename_component(path ${file} ABSOLUTE)
   get_filename_component(name ${file} NAME_WE)
-  string(REGEX REPLACE "^test_" "" name ${name})
+  string(REGEX REPLACE "^test_" "${T_PREFIX}" name ${name})
   set_property(DIRECTORY APPEND PROPERTY CMAKE_CONFIGURE_DEPENDS ${path})
   execute_process(COMMAND ${Python3_EXECUTABLE} ${PROJECT_SOURCE_DIR}/scripts/cmake/test_cases.py ${path}
                   OUTPUT_VARIABLE cases OUTPUT_STRIP_TRAILING_WHITESPACE COMMAND_ERROR_IS_FATAL ANY)
@@ -74,7 +82,7 @@ function(djinn_add_python_tests file)
     set(cores 2)
   endif()
   foreach(case ${cases})
-    add_test(NAME "${name}/${case}" COMMAND ${DJINN_PYTHON} ${path} ${case})
+    add_test(NAME "${name}/${case}" COMMAND ${T_PYTHON} ${path} ${case})
     set_tests_properties("${name}/${case}" PROPERTIES LABELS ${T_LABELS} TIMEOUT ${T_TIMEOUT} PROCESSORS ${cores}
                          ENVIRONMENT "DJINN_BUILD=${CMAKE_BINARY_DIR};PYTHONDONTWRITEBYTECODE=1;OMP_WAIT_POLICY=passive" SKIP_REGULAR_EXPRESSION "OK .skipped=")
     if(T_SERIAL)

@@ -10,9 +10,10 @@ api.create("cudnnCreate{Activation,CTCLoss,Convolution,Dropout,Filter,Pooling,RN
 api.destroy("cudnnDestroy cudnnDestroy{Activation,CTCLoss,Convolution,Dropout,Filter,Pooling,RNNData,RNN,SpatialTransformer,Tensor}Descriptor")
 api.set("cudnnSetStream cudnnSetConvolutionGroupCount cudnnSetConvolutionMathType")
 api.get("cudnnGetStream", of="cudnnSetStream")
-api.answer("cudnnGetVersion", "CUDNN_VERSION")
+api.local("cudnnGetVersion", "that of the library which the program brought along")
 api.answer("cudnnGetCudartVersion", "CUDART_VERSION")
-api.version_property("cudnnGetProperty", "CUDNN_MAJOR", "CUDNN_MINOR", "CUDNN_PATCHLEVEL")
+version = "static_cast<int>(cudnnGetVersion())"
+api.version_property("cudnnGetProperty", f"{version} / 10000", f"{version} / 100 % 100", f"{version} % 100")
 api.text("cudnnGetErrorString")
 api.local("cudnnGetLastErrorString", "nothing is known beyond the code")
 # Nothing reads these back, since whatever would compute with them is refused; so they keep nothing of the arrays that they are given.

@@ -5,10 +5,12 @@
 #include <unistd.h>
 
 #include <cctype>
-#include <climits>
+#include <filesystem>
 #include <fstream>
 
 namespace djinn::server {
+
+constexpr std::string_view kPrefix = "libdjinn_aten-", kSuffix = ".so";
 
 std::string minor_version(const std::string& version) {
   size_t first = version.find('.');
@@ -31,15 +33,22 @@ std::string torch_version_of(const std::string& directory) {
 }
 
 std::string find_executor(const std::string& minor) {
-  char self[PATH_MAX];
-  ssize_t n = readlink("/proc/self/exe", self, sizeof self);
-  if (n <= 0) return {};
-  std::string folder(self, static_cast<size_t>(n));
-  folder.resize(folder.rfind('/'));
-  for (const std::string& where : {folder, folder + "/../lib/djinn", folder + "/../lib/x86_64-linux-gnu/djinn"})
-    for (const std::string& name : {"libdjinn_aten-" + minor + ".so", std::string("libdjinn_aten.so")})
-      if (std::string path = where + "/" + name; access(path.c_str(), R_OK) == 0) return path;
-  return {};
+  auto all = executors();
+  auto it = all.find(minor);
+  return it == all.end() ? std::string{} : it->second;
+}
+
+std::map<std::string, std::string> executors() {
+  std::map<std::string, std::string> found;
+  std::error_code ignored;
+  auto folder = std::filesystem::read_symlink("/proc/self/exe", ignored).parent_path();
+  for (const auto& where : {folder, folder / "../lib/djinn"})
+    for (const auto& file : std::filesystem::directory_iterator(where, ignored)) {
+      std::string name = file.path().filename();
+      if (name.starts_with(kPrefix) && name.ends_with(kSuffix))
+        found.emplace(name.substr(kPrefix.size(), name.size() - kPrefix.size() - kSuffix.size()), file.path());
+    }
+  return found;
 }
 
 static std::string open_library(const std::string& path) {
@@ -49,7 +58,8 @@ static std::string open_library(const std::string& path) {
 std::string load_executor(const std::string& torch_directory, const std::string& executor, const std::string& op_library, LoadedExecutor& out) {
   std::string wanted = minor_version(torch_version_of(torch_directory));
   if (wanted.empty()) return torch_directory + "/version.py names no version";
-  if (executor.empty()) return "no libdjinn_aten.so for torch " + wanted + " beside djinn-gpu-server or in ../lib/djinn";
+  if (executor.empty())
+    return "this build has no executor for torch " + wanted + ": no libdjinn_aten-" + wanted + ".so beside djinn-gpu-server or in ../lib/djinn";
   for (const char* library : {"libgomp.so.1", "libc10.so", "libtorch_cpu.so"}) {
     std::string path = torch_directory + "/lib/" + library;
     // an OpenMP runtime lies there or elsewhere, depending on the wheel; the loader knows

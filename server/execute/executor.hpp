@@ -1,6 +1,7 @@
-// libdjinn_aten.so (semantic/abi/executor.h), loaded with the libtorch of one torch package. libtorch's libraries are opened by absolute path and in
-// order of dependence, RTLD_LOCAL, so that the executor binds to exactly these and nothing of theirs enters the process's global scope.
+// libdjinn_aten-MINOR.so (semantic/abi/executor.h), loaded with the libtorch of one torch package. libtorch's libraries are opened by absolute path
+// and in order of dependence, RTLD_LOCAL, so that the executor binds to exactly these and nothing of theirs enters the process's global scope.
 #pragma once
+#include <map>
 #include <memory>
 #include <string>
 #include <vector>
@@ -13,7 +14,9 @@ namespace djinn::server {
 std::string minor_version(const std::string& version);
 // The __version__ in DIR/version.py, or empty.
 std::string torch_version_of(const std::string& directory);
-// The executor built for `minor`: libdjinn_aten-MINOR.so, else libdjinn_aten.so, beside this binary or in ../lib/djinn of it. Empty if there is none.
+// The executors of this build, minor version → path: libdjinn_aten-MINOR.so beside this binary or in ../lib/djinn of it.
+std::map<std::string, std::string> executors();
+// The one for `minor`, or empty.
 std::string find_executor(const std::string& minor);
 
 struct LoadedExecutor {

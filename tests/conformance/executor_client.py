@@ -1,4 +1,4 @@
-"""Drives libdjinn_aten.so from Python through its C table (semantic/abi/executor.h): an arena in this process, op records encoded as hooks/torch does.
+"""Drives libdjinn_aten-MINOR.so from Python through its C table (semantic/abi/executor.h): an arena in this process, op records encoded as hooks/torch does.
 
 `Shadow` is a dispatch mode: each op that PyTorch runs on the CPU under it is also sent to the executor as an op record on a copy of its arguments, and
 the two results are compared. So OpInfo's samples exercise the wire, the decoder, placement and the rewrites without a client, a server or a GPU.

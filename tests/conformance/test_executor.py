@@ -9,7 +9,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 os.environ.setdefault("PYTORCH_TESTING_DEVICE_ONLY_FOR", "cpu")
 warnings.filterwarnings("ignore")
-from harness import BUILD
+from harness import BUILD, TORCH_MINOR
 
 import torch
 from torch.testing._internal.common_methods_invocations import op_db
@@ -44,7 +44,7 @@ class OpInfo(unittest.TestCase):
     @classmethod
     def executor(cls):
         if not hasattr(OpInfo, "shared"):
-            OpInfo.shared = Executor(BUILD / "libdjinn_aten.so")
+            OpInfo.shared = Executor(BUILD / f"libdjinn_aten-{TORCH_MINOR}.so")
         return OpInfo.shared
 
     @staticmethod

@@ -6,10 +6,9 @@ import subprocess
 import sys
 import tempfile
 import unittest
-from importlib.metadata import version
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
-from harness import BUILD, Case, Server, clean_environment, run
+from harness import BUILD, TORCH_MINOR, Case, Server, clean_environment, run
 
 PROGRAM = """
 import torch
@@ -29,17 +28,15 @@ class Installed(Case):
             right, libraries = done.stdout.strip().splitlines()
             self.assertEqual(right, "True")
             self.assertIn(f"{folder}/lib/djinn/libdjinn.so", libraries)
-            self.assertIn(f"{folder}/lib/djinn/libdjinn_torch.so", libraries)
+            self.assertIn(f"{folder}/lib/djinn/libdjinn_torch-{TORCH_MINOR}.so", libraries)
             self.assertNotIn(str(BUILD) + "/", libraries)
 
-    def test_a_hook_of_another_torch_is_refused_in_one_sentence(self):
+    def without_its_hook(self, spoil, sentence):
+        """A build whose hook for this torch was spoilt: CUDA ops are refused, and why is said once."""
         with tempfile.TemporaryDirectory(prefix="djinn-other-") as folder, Server() as server:
             for library in BUILD.glob("libdjinn*.so"):
                 shutil.copy(library, folder)
-            hook = pathlib.Path(folder, "libdjinn_torch.so")
-            minor = ".".join(version("torch").split(".")[:2])
-            self.assertEqual(hook.read_bytes().count(f"\0{minor}\0".encode()), 1)
-            hook.write_bytes(hook.read_bytes().replace(f"\0{minor}\0".encode(), b"\0" + b"9.99"[: len(minor)] + b"\0"))
+            spoil(pathlib.Path(folder, f"libdjinn_torch-{TORCH_MINOR}.so"))
             done = run("""
 import torch
 x = torch.empty(3, device="cuda")
@@ -49,8 +46,18 @@ except RuntimeError as e:
     print("refused:", str(e).splitlines()[0])
 """, server, LD_PRELOAD=f"{folder}/libdjinn.so", DJINN_SUMMARY="off")
             self.assertTrue(done.out.startswith("refused:"), str(done))
-            sentences = [line for line in done.err.splitlines() if "built for torch 9.99" in line]
+            sentences = [line for line in done.err.splitlines() if sentence in line]
             self.assertEqual(len(sentences), 1, str(done))
+
+    def test_a_hook_of_another_torch_is_refused_in_one_sentence(self):
+        def spoil(hook):
+            minor = f"\0{TORCH_MINOR}\0".encode()
+            self.assertEqual(hook.read_bytes().count(minor), 1)
+            hook.write_bytes(hook.read_bytes().replace(minor, b"\0" + b"9.99"[: len(minor) - 2] + b"\0"))
+        self.without_its_hook(spoil, "built for torch 9.99")
+
+    def test_a_torch_without_a_hook_is_refused_in_one_sentence(self):
+        self.without_its_hook(lambda hook: hook.rename(hook.with_name("libdjinn_torch-9.99.so")), "this build has hooks for torch ")
 
 
 if __name__ == "__main__":

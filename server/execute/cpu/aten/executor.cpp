@@ -151,6 +151,6 @@ extern "C" __attribute__((visibility("default"))) const djinn_executor* djinn_ex
   } catch (const std::exception& e) {
     return say(e.what()), nullptr;
   } catch (...) {
-    return say("libdjinn_aten.so: an exception of unknown type while listing ops"), nullptr;
+    return say("the executor: an exception of unknown type while listing ops"), nullptr;
   }
 }
