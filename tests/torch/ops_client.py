@@ -508,6 +508,14 @@ def threads_compute_at_once(device):
 
 
 @group("regressions")
+def two_empty_results_are_two_tensors(device):
+    x = numbers(device, 3, 0, 4)
+    low, high = torch.empty(1, 0, device=device), torch.empty(1, 0, device=device)
+    torch.aminmax(x, dim=0, out=(low, high))
+    return [low, high]
+
+
+@group("regressions")
 def more_tensors_than_a_table_holds(device):
     """The table of tensor descriptions is forgotten when it is full (32,768); what it says afterwards must be as true as before."""
     n = 33000

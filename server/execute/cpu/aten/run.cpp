@@ -53,13 +53,14 @@ void Executor::heal(const Op& op) {
       if (const Interned& t = *tensors_.find(w.tensor); t.has_elements() && t.dense()) poison_.written(t.low, t.high);
 }
 
-// out= into memory with holes: CPU kernels of gelu and avg_pool3d go wrong there. They get a fresh tensor, placing does the rest.
+// out= into memory with holes: CPU kernels of gelu and avg_pool3d go wrong there. They get a fresh tensor, placing does the rest. So does an empty
+// one: two of the same shape have one description, and are not one tensor (torch 2.15's aminmax looks).
 void Executor::detour(const Op& op) {
   detours_.clear();
   for (const Touched& w : now_.touched) {
     if (!op.arguments[w.argument].out || w.in_list) continue;
     const Interned& t = *tensors_.find(w.tensor);
-    if (t.tensor.is_contiguous()) continue;
+    if (t.tensor.is_contiguous() && t.has_elements()) continue;
     at::Tensor fresh = at::empty({0}, t.tensor.options());
     now_.stack[w.argument] = fresh;
     detours_.push_back({w.tensor, w.argument, fresh});
