@@ -137,8 +137,11 @@ const Setting kSettings[] = {
      [](Options& o, const std::string& s) { return set_flag(o.check, s); }},
     {"grace", Shape::value, "SECONDS", "How long a silent client keeps its session (default 60)",
      [](Options& o, const std::string& s) { return set_seconds(o.grace, s); }},
-    {"memory", Shape::value, "SIZE", "Device memory of all sessions together, such as 8GiB (default: half of the machine's)", set_memory},
-    {"threads", Shape::value, "N", "Threads of the device, shared among active sessions (default: cores - 1)",
+    {"devices", Shape::value, "N", "How many devices each session sees; they share the threads (default 1)",
+     [](Options& o, const std::string& s) { return set_count<1, wire::kDevicesMax>(o.devices, s); }},
+    {"memory", Shape::value, "SIZE",
+     "Memory of each device, for all sessions together, such as 8GiB (default: half of the machine's, divided among the devices)", set_memory},
+    {"threads", Shape::value, "N", "Threads of the devices, shared among active sessions (default: cores - 1)",
      [](Options& o, const std::string& s) { return set_count<1, 4096>(o.threads, s); }},
     {"workers", Shape::value, "N", "Warm workers that wait for sessions (default 1)",
      [](Options& o, const std::string& s) { return set_count<1, 64>(o.workers, s); }},
@@ -260,7 +263,7 @@ std::string complete(Options& o) {
       return e.text() +
              " is not a loopback address, and there is no authentication yet: anybody who reaches it could compute here. "
              "--allow-unauthenticated listens all the same";
-  if (!o.memory) o.memory = machine_memory() / 2;
+  if (!o.memory) o.memory = machine_memory() / 2 / o.devices;
   o.memory &= ~(wire::kGranule - 1);
   if (!o.threads) o.threads = std::max(1u, usable_cores() - 1);
   return {};

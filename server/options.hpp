@@ -24,7 +24,8 @@ struct Options {
   std::vector<std::string> op_library;
   bool check = false;
   std::chrono::milliseconds grace{60000};
-  uint64_t memory = 0;   // bytes that all sessions may hold together
+  unsigned devices = 1;
+  uint64_t memory = 0;   // of each device: bytes that all sessions may hold together
   unsigned threads = 0;  // of the device, shared among active sessions
   unsigned workers = 1;  // warm ones
   std::string log_level = "info";

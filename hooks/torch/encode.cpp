@@ -5,6 +5,8 @@
 #include <ATen/SparseCsrTensorUtils.h>
 #include <ATen/native/SparseTensorUtils.h>
 
+#include <c10/cuda/CUDAFunctions.h>
+
 #include <atomic>
 #include <cstring>
 #include <mutex>
@@ -173,7 +175,8 @@ void Encoder::tensor(const at::Tensor& t) {
   if (t.layout() != c10::kStrided || t.is_nested() || t.is_quantized()) return composite(t);
   TORCH_CHECK(t.is_cuda(), "Djinn: a tensor on ", t.device(), " cannot be an argument of a CUDA operator");
   key_.push_back(static_cast<uint64_t>(t.scalar_type()) | uint64_t{flags_of(t.unsafeGetTensorImpl())} << 8 | static_cast<uint64_t>(t.dim()) << 32 |
-                 uint64_t{t.storage_offset() != 0} << 40 | uint64_t{1} << 63);  // unlike any other kind of argument
+                 uint64_t{t.storage_offset() != 0} << 40 | static_cast<uint64_t>(t.get_device()) << 48 |
+                 uint64_t{1} << 63);  // unlike any other kind of argument
   for (int64_t n : t.sizes()) key_.push_back(static_cast<uint64_t>(n));
   for (int64_t n : t.strides()) key_.push_back(static_cast<uint64_t>(n));
   if (t._is_zerotensor() || !t.has_storage() || (!t.storage().data() && t.numel()))
@@ -278,7 +281,10 @@ void Encoder::value(const c10::IValue& v) {
     std::memcpy(words_.data() + at, s.data(), s.size());
     key_.insert(key_.end(), words_.begin() + static_cast<ptrdiff_t>(at) - 1, words_.end());
   } else if (v.isDevice()) {
-    words_.push_back(word(Tag::device, v.toDevice().is_cuda()));
+    c10::Device d = v.toDevice();
+    // "cuda" means the current one, which the key must say
+    auto index = !d.is_cuda() ? 0 : d.has_index() ? d.index() : c10::cuda::current_device();
+    words_.push_back(word(Tag::device, d.is_cuda(), static_cast<uint16_t>(index)));
     key_.push_back(words_.back());
   } else if (v.isGenerator()) {
     words_.push_back(word(Tag::generator));

@@ -11,8 +11,10 @@
 #include <ATen/ATen.h>
 #include <ATen/Context.h>
 #include <ATen/EmptyTensor.h>
+#include <ATen/core/op_registration/adaption.h>
 #include <ATen/core/op_registration/op_registration.h>
 #include <ATen/cuda/CUDAGeneratorImpl.h>
+#include <c10/core/DeviceGuard.h>
 #include <c10/cuda/CUDAFunctions.h>
 
 #include "hooks/torch/encode.hpp"
@@ -61,6 +63,11 @@ struct PlainDispatch : PlainState {
   ~PlainDispatch() { redoing = before, --scope().depth; }
 };
 
+bool several_devices() {
+  static const bool several = c10::cuda::device_count() > 1;
+  return several;
+}
+
 // What the arguments say about the call as a whole.
 struct Arguments {
   bool device = false, host = false, writes_host = false, stays_on_host = false;
@@ -86,6 +93,17 @@ Arguments look(const Op& op, const IValue* args) {
   }
   if (a.device && !a.where->has_index()) a.where = c10::Device(c10::kCUDA, c10::cuda::current_device());
   return a;
+}
+
+// What the original kernels check before anything else, for calls that never run them.
+void check_one_device(const Op& op, const c10::FunctionSchema& schema, const IValue* args) {
+  std::optional<c10::Device> first;
+  for (size_t i = 0; i < op.arguments; i++)
+    each_tensor(args[i], [&](const at::Tensor& t) {
+      if (!t.is_cuda()) return;
+      if (!first) first = t.device();
+      if (t.device() != *first) c10::impl::common_device_check_failure(*first, t, op.name.c_str(), schema.arguments()[i].name().c_str());
+    });
 }
 
 // Written arguments as they were, so that an aborted kernel can be undone.
@@ -161,9 +179,15 @@ uint32_t global_flags() {
   return flags;
 }
 
-at::Tensor allocate(const OutputMeta& m) {
+at::Tensor allocate_here(const OutputMeta& m) {
   static c10::Allocator* allocator = c10::GetAllocator(c10::kCUDA);
   return at::detail::empty_strided_generic(m.sizes, m.strides, allocator, c10::DispatchKeySet(c10::DispatchKey::CUDA), m.dtype);
+}
+// The allocator gives memory of the current device, which PyTorch's own kernel would have set.
+at::Tensor allocate(const OutputMeta& m) {
+  if (!several_devices()) return allocate_here(m);
+  c10::DeviceGuard guard(c10::Device(c10::kCUDA, m.device));
+  return allocate_here(m);
 }
 
 // A dense output that begins its own storage: such can be made again from its description.
@@ -172,6 +196,7 @@ bool describe(const at::Tensor& t, const std::vector<IValue>& args, OutputMeta& 
   if (t.is_cpu()) return m.kind = OutputMeta::Kind::host, m.host = t.clone(), t.numel() <= 16;
   if (!strided(t) || t.storage_offset() || t.is_conj() || t.is_neg()) return false;
   m.kind = OutputMeta::Kind::tensor;
+  m.device = t.device().index();
   m.dtype = t.scalar_type();
   m.sizes = t.sizes().vec();
   m.strides = t.strides().vec();
@@ -212,6 +237,7 @@ class OpScope final : public c10::OperatorKernel {
     if (scope().depth > 0) return inside(stack, base, handle, keys, about);
     bool transfer = about.writes_host || about.stays_on_host || (about.host && op_->copies);
     if (!about.device || transfer) return original_.callBoxed(handle, keys, stack);
+    if (several_devices() && op_->mode != Mode::client_first && !op_->copies) check_one_device(*op_, handle.schema(), stack->data() + base);
     define();
     make_room();
     Random random(*op_, stack->data() + base, *about.where);
@@ -508,8 +534,8 @@ class OpScope final : public c10::OperatorKernel {
     return map(v, [&](const at::Tensor& t) {
       if (!t.defined() || !t.is_meta()) return t;
       TORCH_CHECK(strided(t), "not a dense result");
-      c10::DeviceGuard guard(device);
       OutputMeta m;  // not at::empty_strided: in deterministic mode it fills, and nothing here is a scope
+      m.device = device.index();
       m.dtype = t.scalar_type();
       m.sizes = t.sizes().vec();
       m.strides = t.strides().vec();

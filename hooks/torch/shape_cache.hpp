@@ -19,6 +19,7 @@ struct OutputMeta {
   enum class Kind : uint8_t { alias, tensor, undefined, list, host } kind = Kind::undefined;
   int argument = -1;  // alias
   c10::ScalarType dtype = c10::ScalarType::Undefined;
+  c10::DeviceIndex device = 0;
   std::vector<int64_t> sizes, strides;
   std::vector<OutputMeta> list;
   at::Tensor host;  // a host result is a function of the key as well: its value

@@ -1,6 +1,8 @@
 // See configuration.hpp.
 #include "interpose/batch/configuration.hpp"
 
+#include <algorithm>
+#include <cctype>
 #include <cstdlib>
 #include <cstring>
 #include <string_view>
@@ -31,12 +33,19 @@ int choice(const char* name, std::initializer_list<const char*> words, int fallb
   return fallback;
 }
 
-// One device: "" and "-1" hide it, as does a list that begins with anything but 0 (CUDA ignores everything from the first invalid index on).
-bool hidden(const char* visible) {
-  if (!visible) return false;
-  char* end = nullptr;
-  long first = std::strtol(visible, &end, 10);
-  return end == visible || (*end && *end != ',') || first != 0;
+// As CUDA reads it: numbers until the first that is none (so "" and "-1" hide everything), and a number that comes twice hides everything. What
+// follows a number up to the comma does not count.
+std::optional<std::vector<size_t>> read_visible(const char* text) {
+  if (!text) return std::nullopt;
+  std::vector<size_t> devices;
+  for (const char* p = text; p; p = (p = std::strchr(p, ',')) ? p + 1 : nullptr) {
+    while (*p == ' ') ++p;
+    if (!std::isdigit(static_cast<unsigned char>(*p))) break;
+    size_t device = std::strtoul(p, nullptr, 10);
+    if (std::find(devices.begin(), devices.end(), device) != devices.end()) return std::vector<size_t>{};
+    devices.push_back(device);
+  }
+  return devices;
 }
 
 Configuration read() {
@@ -47,7 +56,7 @@ Configuration read() {
   c.level = choice("DJINN_LEVEL", {"auto", "call", "op"}, 0, c.error);
   c.log_level = choice("DJINN_LOG", {"error", "warning", "info", "debug"}, 1, c.error);
   if (const char* l = std::getenv("DJINN_LINK")) c.link = l;
-  c.no_device = hidden(std::getenv("CUDA_VISIBLE_DEVICES"));
+  c.visible = read_visible(std::getenv("CUDA_VISIBLE_DEVICES"));
   const char* blocking = std::getenv("CUDA_LAUNCH_BLOCKING");
   c.blocking = blocking && !std::strcmp(blocking, "1");
   c.debug_fault = choice("DJINN_DEBUG", {"off", "fault"}, 0, c.error) == 1;

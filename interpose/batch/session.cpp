@@ -41,6 +41,7 @@ constexpr uint64_t kRangeBases[] = {0x1000000000};
 constexpr uint64_t kRangeBases[] = {0x200000000000, 0x300000000000, 0x180000000000, 0x500000000000, 0};
 #endif
 constexpr unsigned kOpenTimeoutMs = 60000;  // a cold worker loads libtorch
+constexpr unsigned kCloseMs = 1000;         // for what has been sent to leave
 constexpr unsigned kHeartbeatMs = 1000, kSilenceMs = 30000;
 
 struct Reserved {
@@ -101,6 +102,17 @@ std::string program_name() {
   return name;
 }
 
+// Those of the server's devices that the program may see, in its order; CUDA ignores everything from the first that does not exist.
+std::vector<size_t> visible_devices(size_t count) {
+  std::vector<size_t> devices;
+  if (const auto& wanted = configuration().visible) {
+    for (size_t i = 0; i < wanted->size() && (*wanted)[i] < count; i++) devices.push_back((*wanted)[i]);
+  } else {
+    for (size_t i = 0; i < count; i++) devices.push_back(i);
+  }
+  return devices;
+}
+
 std::string open_link(SessionState& s, const std::string& endpoint, bool local) {
   auto ranges = reserve_ranges();
   std::vector<uint64_t> offers;
@@ -135,19 +147,23 @@ std::string open_link(SessionState& s, const std::string& endpoint, bool local) 
   s.link = s.api->open(&config, &events, &s.opened, error, sizeof error);
   release_ranges(ranges, s.opened.range_address, s.link ? s.opened.range_size : 0);
   if (!s.link) return error;
+  if (s.opened.range_size / s.opened.device_count < wire::kGranule) return endpoint + " answered a range too small for its devices";
+  s.devices = visible_devices(s.opened.device_count);
   if (s.opened.relayed) say(Level::warning, "the worker cannot be reached directly; data is relayed by the broker at %s", endpoint.c_str());
   return {};
 }
 
-void make_arena(SessionState& s) {
-  DeviceArena::Server server;
+void make_arenas(SessionState& s) {
+  DeviceArenas::Server server;
   server.map = [](uint64_t address, uint64_t bytes) { post(wire::Opcode::map_memory, wire::MapMemory{address, bytes}); };
   server.unmap = [](uint64_t address, uint64_t bytes) { post(wire::Opcode::unmap_memory, wire::MapMemory{address, bytes}); };
-  server.lease = [](uint64_t bytes) -> uint64_t {
-    Reply r = call(wire::Opcode::lease, wire::Lease{bytes});
+  server.lease = [](size_t device, uint64_t bytes) -> uint64_t {
+    Reply r = call(wire::Opcode::lease, wire::Lease{device, bytes});
     return r.status ? 0 : wire::Reader(r.payload).get<wire::LeaseReply>().granted;
   };
-  s.arena = new DeviceArena(s.opened.range_address, s.opened.range_size, s.opened.lease_bytes, std::move(server));
+  std::vector<DeviceArenas::Visible> visible;
+  for (size_t d : s.devices) visible.push_back({d, s.opened.devices[d].lease_bytes});
+  s.arenas = new DeviceArenas({s.opened.range_address, s.opened.range_size, s.opened.device_count}, visible, server);
 }
 
 // "djinn: 20,145 ops, …": the thousands are separated because people read them.
@@ -165,7 +181,7 @@ void summarise(const SessionState& s) {
       "djinn: %s ops, %s calls, %s messages, %.1f MB, %s round trips (%s stalls); computed by djinn-gpu-server (pid %u, worker %u) on host %s, %s\n",
       thousands(c.ops).c_str(), thousands(c.calls).c_str(), thousands(c.frames).c_str(), static_cast<double>(c.bytes) / 1e6,
       thousands(c.round_trips).c_str(), thousands(c.stalls).c_str(), s.opened.server_pid, s.opened.worker_pid, s.opened.server_host,
-      s.opened.device_name);
+      s.device(0).name);
 }
 
 void at_exit() {
@@ -174,7 +190,7 @@ void at_exit() {
   if (!s.log.lost()) s.log.wait_executed(s.log.last());  // what was posted is the program's work: errors in it are still said
   summarise(s);
   phase = Phase::ended;
-  s.api->close(s.link, 1000);
+  s.api->close(s.link, kCloseMs);
 }
 
 void in_child() {
@@ -183,7 +199,8 @@ void in_child() {
   phase = Phase::forked;
 }
 
-std::string try_open() {
+// Empty, or why there is no device, and how loudly that is said.
+std::string try_open(Level& how) {
   const Configuration& c = configuration();
   if (!c.error.empty()) return c.error;
   auto s = std::make_unique<SessionState>();
@@ -191,8 +208,14 @@ std::string try_open() {
   std::string why, endpoint = c.server.empty() ? find_local_server(why) : c.server;
   if (endpoint.empty()) return why;
   if (auto e = open_link(*s, endpoint, c.server.empty()); !e.empty()) return e;
+  if (s->devices.empty()) {
+    s->api->close(s->link, kCloseMs);
+    s.release();        // the closed link may still know it
+    how = Level::info;  // the program's own wish
+    return "CUDA_VISIBLE_DEVICES names none of the server's";
+  }
   s->log.start(s->api, s->link, s->opened.session, s->opened.incarnation, perf("idle_flush"));
-  make_arena(*s);
+  make_arenas(*s);
   state = s.release();  // for good: CUDA is called from exit handlers
   owner = getpid();
   phase.store(Phase::open, std::memory_order_release);
@@ -209,13 +232,14 @@ SessionState* session() { return phase.load(std::memory_order_acquire) == Phase:
 bool open_session() {
   Phase now = phase.load(std::memory_order_acquire);
   if (now == Phase::open) return true;
-  if (now != Phase::closed || configuration().no_device) return false;
+  if (now != Phase::closed || (configuration().visible && configuration().visible->empty())) return false;
   std::lock_guard lock(opening);
   if (phase != Phase::closed) return phase == Phase::open;
-  std::string why = try_open();
+  Level how = Level::error;
+  std::string why = try_open(how);
   if (why.empty()) return true;
   phase = Phase::refused;
-  say(Level::error, "no device: %s", why.c_str());
+  say(how, "no device: %s", why.c_str());
   return false;
 }
 

@@ -3,16 +3,18 @@
 #pragma once
 #include "interpose/batch/log.hpp"
 #include "interpose/client.hpp"
-#include "interpose/shadow/arena.hpp"
+#include "interpose/shadow/arenas.hpp"
 
 namespace djinn {
 
 struct SessionState {
   djinn_link_opened opened{};
   Log log;
-  DeviceArena* arena = nullptr;
+  std::vector<size_t> devices;  // those that the program sees, in its order: their indices on the server
+  DeviceArenas* arenas = nullptr;
   const djinn_link_api* api = nullptr;
   djinn_link* link = nullptr;
+  const djinn_link_device& device(int number) const { return opened.devices[devices[static_cast<size_t>(number)]]; }
 };
 // Null unless open_session() has succeeded in this process.
 SessionState* session();

@@ -36,7 +36,8 @@ cudaError_t launch(const LaunchRequest& r, const char* name) {
   if (work == Work::drop) return cudaSuccess;
   if (work == Work::refuse) return fail(session_error());
   if (cudaError_t e = need_context()) return fail(e);
-  if (!stream_state(reinterpret_cast<uint64_t>(r.stream))) return fail(cudaErrorInvalidResourceHandle);
+  auto stream = stream_state(reinterpret_cast<uint64_t>(r.stream));
+  if (!stream || stream->device_or(current_device()) != current_device()) return fail(cudaErrorInvalidResourceHandle);
   const LaunchableKernel& k = launchable(r.function);
   if (!k.id) {
     const char* kernel = find_kernel(r.function).name;

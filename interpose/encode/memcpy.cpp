@@ -25,7 +25,7 @@ constexpr size_t kStagedMax = 16;  // pieces that are kept for the next copy
 
 bool on_device(const void* p) {
   auto* s = session();
-  return s && s->arena->in_range(reinterpret_cast<uint64_t>(p));
+  return s && s->arenas->in_range(reinterpret_cast<uint64_t>(p));
 }
 
 cudaMemcpyKind direction(const Copy2D& c, cudaMemcpyKind kind) {
@@ -40,7 +40,7 @@ bool device_extent(const void* p, size_t pitch, size_t width, size_t height) {
   if (__builtin_mul_overflow(pitch, height - 1, &rows) || __builtin_add_overflow(rows, width, &extent)) return false;
   auto first = reinterpret_cast<uint64_t>(p);
   auto* s = session();
-  return s->arena->in_range(first) && (extent <= 1 || s->arena->in_range(first + extent - 1));
+  return s->arenas->in_range(first) && (extent <= 1 || s->arenas->in_range(first + extent - 1));
 }
 
 void pack_rows(std::byte* to, const void* from, size_t pitch, size_t width, size_t height) {

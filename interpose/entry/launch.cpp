@@ -74,8 +74,8 @@ DJINN_EXPORT cudaError_t cudaFuncGetAttributes(cudaFuncAttributes* a, const void
   if (!find_kernel(function).name) return fail(cudaErrorInvalidDeviceFunction);
   std::memset(a, 0, sizeof *a);
   int major = 0, minor = 0;
-  device_attribute(cudaDevAttrComputeCapabilityMajor, major);
-  device_attribute(cudaDevAttrComputeCapabilityMinor, minor);
+  device_attribute(cudaDevAttrComputeCapabilityMajor, major, current_device());
+  device_attribute(cudaDevAttrComputeCapabilityMinor, minor, current_device());
   a->maxThreadsPerBlock = kThreadsPerBlockMax;
   a->numRegs = 32;
   a->binaryVersion = a->ptxVersion = major * 10 + minor;
@@ -89,13 +89,13 @@ static cudaError_t set_attribute(cudaFuncAttribute attribute, int value) {
 }
 DJINN_EXPORT cudaError_t cudaFuncSetAttribute(const void*, cudaFuncAttribute attribute, int value) { return set_attribute(attribute, value); }
 DJINN_EXPORT cudaError_t cudaKernelSetAttributeForDevice(cudaKernel_t, cudaFuncAttribute attribute, int value, int device) {
-  return device == 0 ? set_attribute(attribute, value) : fail(cudaErrorInvalidDevice);
+  return valid_device(device) ? set_attribute(attribute, value) : fail(cudaErrorInvalidDevice);
 }
 DJINN_EXPORT cudaError_t cudaOccupancyMaxActiveBlocksPerMultiprocessorWithFlags(int* blocks, const void*, int threads, size_t shared, unsigned) {
   if (!blocks || threads <= 0) return fail(cudaErrorInvalidValue);
   if (cudaError_t e = need_context()) return fail(e);
   int per_multiprocessor = 0;
-  device_attribute(cudaDevAttrMaxThreadsPerMultiProcessor, per_multiprocessor);
+  device_attribute(cudaDevAttrMaxThreadsPerMultiProcessor, per_multiprocessor, current_device());
   *blocks = static_cast<unsigned>(threads) > kThreadsPerBlockMax || shared > kSharedBytesMax ? 0 : per_multiprocessor / threads;
   return cudaSuccess;
 }

@@ -16,7 +16,7 @@ DJINN_EXPORT cudaError_t cudaMalloc(void** p, size_t bytes) {
   *p = nullptr;
   if (cudaError_t e = need_context()) return fail(e);
   if (!bytes) return cudaSuccess;
-  auto address = session()->arena->allocate(bytes);
+  auto address = session()->arenas->of(current_device()).allocate(bytes);
   if (!address) return fail(session()->log.lost() ? session_error() : cudaErrorMemoryAllocation);
   *p = reinterpret_cast<void*>(*address);
   return cudaSuccess;
@@ -26,13 +26,13 @@ DJINN_EXPORT cudaError_t cudaMalloc(void** p, size_t bytes) {
 DJINN_EXPORT cudaError_t cudaFree(void* p) {
   if (cudaError_t e = need_context()) return fail(e);
   if (!p) return cudaSuccess;
-  return session()->arena->release(reinterpret_cast<uint64_t>(p)) ? cudaSuccess : fail(cudaErrorInvalidValue);
+  return session()->arenas->release(reinterpret_cast<uint64_t>(p)) ? cudaSuccess : fail(cudaErrorInvalidValue);
 }
 
 DJINN_EXPORT cudaError_t cudaMemGetInfo(size_t* free_bytes, size_t* total) {
   if (!free_bytes || !total) return fail(cudaErrorInvalidValue);
   if (cudaError_t e = need_context()) return fail(e);
-  Reply r = call(static_cast<uint32_t>(wire::Opcode::memory_info), wire::kFlagCall, {});
+  Reply r = call(wire::Opcode::memory_info, wire::DeviceIndex{session()->devices[static_cast<size_t>(current_device())]});
   if (r.status) return fail_with(r);
   auto info = wire::Reader(r.payload).get<wire::MemoryInfo>();
   *free_bytes = info.free;
@@ -59,13 +59,13 @@ DJINN_EXPORT cudaError_t cudaPointerGetAttributes(cudaPointerAttributes* a, cons
   a->type = cudaMemoryTypeUnregistered;
   a->device = -1;
   auto* s = session();
-  if (s && s->arena->find(reinterpret_cast<uint64_t>(p))) {
+  if (s && s->arenas->find(reinterpret_cast<uint64_t>(p))) {
     a->type = cudaMemoryTypeDevice;
-    a->device = 0;
+    a->device = s->arenas->device_of(reinterpret_cast<uint64_t>(p));
     a->devicePointer = const_cast<void*>(p);
-  } else if (is_pinned(p, 1)) {
+  } else if (auto device = pinned_device(p)) {
     a->type = cudaMemoryTypeHost;
-    a->device = 0;
+    a->device = *device;
     a->devicePointer = a->hostPointer = const_cast<void*>(p);
   }
   return cudaSuccess;
@@ -74,14 +74,15 @@ DJINN_EXPORT cudaError_t cudaPointerGetAttributes(cudaPointerAttributes* a, cons
 DJINN_EXPORT CUresult cuPointerGetAttribute(void* data, CUpointer_attribute attribute, CUdeviceptr p) {
   auto* s = session();
   if (!data || !s) return CUDA_ERROR_INVALID_VALUE;
-  auto block = s->arena->find(p);
-  bool pinned = !block && is_pinned(reinterpret_cast<void*>(p), 1);
+  auto block = s->arenas->find(p);
+  auto pinned = pinned_device(reinterpret_cast<void*>(p));
   if (!block && !pinned) return CUDA_ERROR_INVALID_VALUE;
+  int device = block ? s->arenas->device_of(p) : *pinned;
   switch (attribute) {
-    case CU_POINTER_ATTRIBUTE_CONTEXT: *static_cast<CUcontext*>(data) = primary_context(); return CUDA_SUCCESS;
+    case CU_POINTER_ATTRIBUTE_CONTEXT: *static_cast<CUcontext*>(data) = primary_context(device); return CUDA_SUCCESS;
     case CU_POINTER_ATTRIBUTE_MEMORY_TYPE: *static_cast<unsigned*>(data) = block ? CU_MEMORYTYPE_DEVICE : CU_MEMORYTYPE_HOST; return CUDA_SUCCESS;
     case CU_POINTER_ATTRIBUTE_DEVICE_POINTER: *static_cast<CUdeviceptr*>(data) = p; return CUDA_SUCCESS;
-    case CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL: *static_cast<int*>(data) = 0; return CUDA_SUCCESS;
+    case CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL: *static_cast<int*>(data) = device; return CUDA_SUCCESS;
     case CU_POINTER_ATTRIBUTE_RANGE_START_ADDR:
       if (!block) return CUDA_ERROR_NOT_SUPPORTED;
       *static_cast<CUdeviceptr*>(data) = block->address;
@@ -110,9 +111,31 @@ DJINN_EXPORT cudaError_t cudaMemcpy2DAsync(void* d, size_t dp, const void* s, si
                                            cudaStream_t stream) {
   return copy({d, dp, s, sp, width, height}, kind, id(stream), true, "cudaMemcpy2DAsync");
 }
+// Each side must be memory of the device that is named for it.
+static cudaError_t copy_between(void* d, int to, const void* s, int from, size_t n, uint64_t stream, bool asynchronous, const char* name) {
+  if (!valid_device(to) || !valid_device(from)) return fail(cudaErrorInvalidDevice);
+  const DeviceArenas& arenas = *session()->arenas;
+  if (n && (arenas.device_of(reinterpret_cast<uint64_t>(d)) != to || arenas.device_of(reinterpret_cast<uint64_t>(s)) != from))
+    return fail(cudaErrorInvalidValue);
+  return copy({d, n, s, n, n, 1}, cudaMemcpyDeviceToDevice, stream, asynchronous, name);
+}
+static CUresult copy_between_contexts(CUdeviceptr d, CUcontext to, CUdeviceptr s, CUcontext from, size_t n, uint64_t stream, bool asynchronous,
+                                      const char* name) {
+  int to_device = device_of_context(to), from_device = device_of_context(from);
+  if (to_device < 0 || from_device < 0) return CUDA_ERROR_INVALID_CONTEXT;
+  return to_driver(copy_between(reinterpret_cast<void*>(d), to_device, reinterpret_cast<void*>(s), from_device, n, stream, asynchronous, name));
+}
 DJINN_EXPORT cudaError_t cudaMemcpyPeerAsync(void* d, int to, const void* s, int from, size_t n, cudaStream_t stream) {
-  if (to != 0 || from != 0) return fail(cudaErrorInvalidDevice);
-  return copy({d, n, s, n, n, 1}, cudaMemcpyDeviceToDevice, id(stream), true, "cudaMemcpyPeerAsync");
+  return copy_between(d, to, s, from, n, id(stream), true, "cudaMemcpyPeerAsync");
+}
+DJINN_EXPORT cudaError_t cudaMemcpyPeer(void* d, int to, const void* s, int from, size_t n) {
+  return copy_between(d, to, s, from, n, 0, false, "cudaMemcpyPeer");
+}
+DJINN_EXPORT CUresult cuMemcpyPeer(CUdeviceptr d, CUcontext to, CUdeviceptr s, CUcontext from, size_t n) {
+  return copy_between_contexts(d, to, s, from, n, 0, false, "cuMemcpyPeer");
+}
+DJINN_EXPORT CUresult cuMemcpyPeerAsync(CUdeviceptr d, CUcontext to, CUdeviceptr s, CUcontext from, size_t n, CUstream stream) {
+  return copy_between_contexts(d, to, s, from, n, id(stream), true, "cuMemcpyPeerAsync");
 }
 DJINN_EXPORT cudaError_t cudaMemset(void* p, int value, size_t n) { return fill(p, n, static_cast<uint8_t>(value), 1, n, 1, 0, "cudaMemset"); }
 DJINN_EXPORT cudaError_t cudaMemsetAsync(void* p, int value, size_t n, cudaStream_t stream) {

@@ -32,6 +32,14 @@ DJINN_EXPORT cudaError_t cudaStreamGetPriority(cudaStream_t s, int* priority) {
   return cudaSuccess;
 }
 
+DJINN_EXPORT cudaError_t cudaStreamGetDevice(cudaStream_t s, int* device) {
+  auto state = stream_state(id(s));
+  if (!state) return fail(cudaErrorInvalidResourceHandle);
+  if (!device) return fail(cudaErrorInvalidValue);
+  *device = state->device_or(current_device());
+  return cudaSuccess;
+}
+
 // The log has one order for all streams, so a stream is done when everything posted is.
 DJINN_EXPORT cudaError_t cudaStreamSynchronize(cudaStream_t s) {
   if (scope().depth > 0) return cudaSuccess;  // alone it changes nothing; a value that it waited for is refused where it is fetched
@@ -80,7 +88,8 @@ DJINN_EXPORT cudaError_t cudaEventDestroy(cudaEvent_t e) {
 DJINN_EXPORT cudaError_t cudaEventRecord(cudaEvent_t e, cudaStream_t s) {
   if (cudaError_t error = need_context()) return fail(error);
   auto event = event_state(id(e));
-  if (!event || !stream_state(id(s))) return fail(cudaErrorInvalidResourceHandle);
+  auto stream = stream_state(id(s));
+  if (!event || !stream || stream->device_or(current_device()) != event->device) return fail(cudaErrorInvalidResourceHandle);
   Ticket t = post(wire::Opcode::event_record, wire::EventRecord{id(e), id(s), event->timed});
   if (!t) return fail(session_error());
   event_recorded(id(e), t);
@@ -110,7 +119,7 @@ DJINN_EXPORT cudaError_t cudaEventSynchronize(cudaEvent_t e) {
 DJINN_EXPORT cudaError_t cudaEventElapsedTime(float* milliseconds, cudaEvent_t begin, cudaEvent_t end) {
   auto a = event_state(id(begin)), b = event_state(id(end));
   if (!milliseconds) return fail(cudaErrorInvalidValue);
-  if (!a || !b || !a->timed || !b->timed || !a->recorded || !b->recorded) return fail(cudaErrorInvalidResourceHandle);
+  if (!a || !b || !a->timed || !b->timed || !a->recorded || !b->recorded || a->device != b->device) return fail(cudaErrorInvalidResourceHandle);
   if (a->timed_ticket != a->recorded || b->timed_ticket != b->recorded) {
     session()->log.flush();
     return session()->log.lost() ? fail(session_error()) : cudaErrorNotReady;

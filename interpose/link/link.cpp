@@ -35,6 +35,9 @@ std::string Link::open() {
   error = open_session(context_, config_, session_);
   if (!error.empty()) return error;
   for (auto& op : session_.opened.ops) op_names_.push_back(op.c_str());
+  for (auto& d : session_.opened.devices)
+    devices_.push_back(
+        {d.name.c_str(), d.total_memory, d.lease_bytes, d.major, d.minor, d.multiprocessors, d.threads_per_multiprocessor, d.clock_khz, d.l2_bytes});
   looked_ = ticked_ = pinged_ = Clock::now();
   // The program's signal handlers run on its own threads.
   sigset_t all, before;
@@ -51,7 +54,6 @@ void Link::describe(djinn_link_opened& o) const {
   o.session = p.session;
   o.range_address = p.range.address;
   o.range_size = p.range.size;
-  o.lease_bytes = p.lease_bytes;
   o.incarnation = p.incarnation;
   o.worker_pid = p.worker_pid;
   o.server_pid = p.server_pid;
@@ -59,18 +61,12 @@ void Link::describe(djinn_link_opened& o) const {
   o.level = static_cast<int>(p.level);
   o.checks = p.checks;
   o.computes_kernels = p.computes_kernels;
-  o.device_name = p.device.name.c_str();
   o.server_host = p.server_host.c_str();
   o.server_version = p.server_version.c_str();
   o.torch = p.torch.c_str();
   o.endpoint = endpoint_.c_str();
-  o.total_memory = p.device.total_memory;
-  o.major = p.device.major;
-  o.minor = p.device.minor;
-  o.multiprocessors = p.device.multiprocessors;
-  o.threads_per_multiprocessor = p.device.threads_per_multiprocessor;
-  o.clock_khz = p.device.clock_khz;
-  o.l2_bytes = p.device.l2_bytes;
+  o.devices = devices_.data();
+  o.device_count = devices_.size();
   o.ops = op_names_.data();
   o.op_count = op_names_.size();
   o.relayed = session_.relayed;

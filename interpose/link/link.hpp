@@ -55,6 +55,7 @@ class Link {
   zmq::context_t context_{1};
   Opening session_;
   std::vector<const char*> op_names_;
+  std::vector<djinn_link_device> devices_;
   std::unique_ptr<Emulated> emulated_;
 
   std::thread pump_;

@@ -63,7 +63,7 @@ bool cubin_of_fatbin(LoadedModule& m, const void* fatbin, std::vector<std::byte>
   if (!size) return refuse(m, cudaErrorInvalidKernelImage, "not a fatbin");
   auto images = module::images({static_cast<const std::byte*>(fatbin), size});
   if (!images) return refuse(m, cudaErrorInvalidKernelImage, images.error());
-  const djinn_link_opened& device = session()->opened;
+  const djinn_link_device& device = session()->device(0);  // a module is the session's, whose devices are of one kind
   uint32_t sm = device.major * 10 + device.minor;
   const module::Image* image = module::choose_cubin(*images, sm);
   if (!image) return refuse(m, cudaErrorNoKernelImageForDevice, "its fatbin has no machine code for sm_" + std::to_string(sm));

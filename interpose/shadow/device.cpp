@@ -14,9 +14,11 @@ namespace {
 constexpr size_t kSharedPerBlock = 49152, kSharedPerMultiprocessor = 102400;
 constexpr int kRegisters = 65536, kWarp = 32, kBlocksPerMultiprocessor = 24;
 
-std::atomic<bool> primary_active{false};
+std::atomic<bool> primary_active[wire::kDevicesMax];
 // A context is an opaque handle: the address of something of ours.
-char primary_tag;
+char primary_tags[wire::kDevicesMax];
+std::atomic<uint64_t> peer_access{0};  // a bit for each ordered pair
+static_assert(wire::kDevicesMax * wire::kDevicesMax <= 64);
 struct Current {
   int device = 0;
   CUcontext context = nullptr;
@@ -24,34 +26,55 @@ struct Current {
 thread_local Current current;
 }  // namespace
 
-int device_count() { return open_session() ? 1 : 0; }
+int device_count() { return open_session() ? static_cast<int>(session()->devices.size()) : 0; }
+bool valid_device(int device) { return device >= 0 && device < device_count(); }
 int current_device() { return current.device; }
-bool primary_context_active() { return primary_active; }
-CUcontext primary_context() { return reinterpret_cast<CUcontext>(&primary_tag); }
+bool primary_context_active(int device) { return primary_active[device]; }
+CUcontext primary_context(int device) { return reinterpret_cast<CUcontext>(&primary_tags[device]); }
+int device_of_context(CUcontext c) {
+  for (int d = 0; d < device_count(); d++)
+    if (c == primary_context(d)) return d;
+  return -1;
+}
 CUcontext current_context() { return current.context; }
-void set_current_context(CUcontext c) { current.context = c; }
+void set_current_context(CUcontext c) {
+  current.context = c;
+  if (int device = device_of_context(c); device >= 0) current.device = device;
+}
 
 cudaError_t set_device(int device) {
   if (!open_session()) return session_error();
-  if (device < 0 || device >= 1) return cudaErrorInvalidDevice;
+  if (!valid_device(device)) return cudaErrorInvalidDevice;
   current.device = device;
   return need_context();
 }
 
-cudaError_t need_context() {
+cudaError_t make_primary_context(int device) {
   if (!open_session()) return session_error();
   if (cudaError_t e = session_error()) return e;
   if (cudaError_t e = sticky_error()) return e;
-  primary_active = true;
-  current.context = primary_context();
+  primary_active[device] = true;
   return cudaSuccess;
 }
 
-void fill_properties(cudaDeviceProp& p) {
-  const djinn_link_opened& o = session()->opened;
+cudaError_t need_context() {
+  if (cudaError_t e = make_primary_context(current.device)) return e;
+  current.context = primary_context(current.device);
+  return cudaSuccess;
+}
+
+bool can_access_peer(int device, int peer) { return device != peer; }  // a device is not its own peer
+
+bool set_peer_access(int device, int peer, bool enabled) {
+  uint64_t bit = uint64_t{1} << (static_cast<unsigned>(device) * wire::kDevicesMax + static_cast<unsigned>(peer));
+  return enabled ? !(peer_access.fetch_or(bit) & bit) : (peer_access.fetch_and(~bit) & bit) != 0;
+}
+
+void fill_properties(cudaDeviceProp& p, int device) {
+  const djinn_link_device& o = session()->device(device);
   std::memset(&p, 0, sizeof p);
-  std::snprintf(p.name, sizeof p.name, "%s", o.device_name);
-  std::snprintf(p.uuid.bytes, sizeof p.uuid.bytes, "djinn%u", o.worker_pid);
+  std::snprintf(p.name, sizeof p.name, "%s", o.name);
+  std::snprintf(p.uuid.bytes, sizeof p.uuid.bytes, "djinn%u-%zu", session()->opened.worker_pid, session()->devices[static_cast<size_t>(device)]);
   p.totalGlobalMem = o.total_memory;
   p.sharedMemPerBlock = kSharedPerBlock;
   p.sharedMemPerBlockOptin = kSharedBytesMax;
@@ -71,6 +94,7 @@ void fill_properties(cudaDeviceProp& p) {
   p.major = static_cast<int>(o.major);
   p.minor = static_cast<int>(o.minor);
   p.multiProcessorCount = static_cast<int>(o.multiprocessors);
+  p.pciBusID = device;
   p.maxThreadsPerMultiProcessor = static_cast<int>(o.threads_per_multiprocessor);
   p.maxBlocksPerMultiProcessor = kBlocksPerMultiprocessor;
   p.l2CacheSize = static_cast<int>(o.l2_bytes);
@@ -84,8 +108,8 @@ void fill_properties(cudaDeviceProp& p) {
 }
 
 // Everything not named is 0: "not supported", "not exclusive", "no such feature".
-bool device_attribute(int attribute, int& value) {
-  const djinn_link_opened& o = session()->opened;
+bool device_attribute(int attribute, int& value, int device) {
+  const djinn_link_device& o = session()->device(device);
   value = 0;
   switch (attribute) {
     case cudaDevAttrMaxThreadsPerBlock: value = kThreadsPerBlockMax; break;
@@ -111,6 +135,7 @@ bool device_attribute(int attribute, int& value) {
     case cudaDevAttrGlobalL1CacheSupported:
     case cudaDevAttrLocalL1CacheSupported: value = 1; break;
     case cudaDevAttrAsyncEngineCount: value = 2; break;
+    case cudaDevAttrPciBusId: value = device; break;
     case cudaDevAttrL2CacheSize: value = static_cast<int>(o.l2_bytes); break;
     case cudaDevAttrMaxThreadsPerMultiProcessor: value = static_cast<int>(o.threads_per_multiprocessor); break;
     case cudaDevAttrComputeCapabilityMajor: value = static_cast<int>(o.major); break;

@@ -4,6 +4,8 @@
 #include <mutex>
 #include <unordered_map>
 
+#include "interpose/shadow/device.hpp"
+
 namespace djinn {
 
 namespace {
@@ -32,7 +34,7 @@ auto find(Map Tables::*map, uint64_t id) -> std::optional<typename Map::mapped_t
 uint64_t create_event(bool timed) {
   std::lock_guard lock(tables().mutex);
   uint64_t id = tables().mint();
-  tables().events[id].timed = timed;
+  tables().events[id] = {.timed = timed, .device = current_device()};
   return id;
 }
 
@@ -62,7 +64,7 @@ void event_done(const wire::EventDone& e) {
 uint64_t create_stream(unsigned flags, int priority) {
   std::lock_guard lock(tables().mutex);
   uint64_t id = tables().mint();
-  tables().streams[id] = {flags, priority};
+  tables().streams[id] = {flags, priority, current_device()};
   return id;
 }
 

@@ -9,6 +9,7 @@ namespace djinn {
 
 struct EventState {
   bool timed = true;
+  int device = 0;            // that was current when it was created
   Ticket recorded = 0;       // 0 = never
   uint64_t nanoseconds = 0;  // of that record, once reported
   Ticket timed_ticket = 0;   // the record that `nanoseconds` belongs to
@@ -23,6 +24,8 @@ void event_done(const wire::EventDone& e);
 struct StreamState {
   unsigned flags = 0;
   int priority = 0;
+  int device = -1;  // that was current when it was created; -1: a default stream, which every device has
+  int device_or(int current) const { return device < 0 ? current : device; }
 };
 uint64_t create_stream(unsigned flags, int priority);
 std::optional<StreamState> stream_state(uint64_t id);

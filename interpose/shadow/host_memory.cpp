@@ -7,6 +7,7 @@
 #include <shared_mutex>
 
 #include "interpose/batch/session.hpp"
+#include "interpose/shadow/device.hpp"
 
 namespace djinn {
 
@@ -15,6 +16,7 @@ constexpr size_t kPage = 4096;
 struct Block {
   size_t bytes;
   bool ours;  // allocated, not registered
+  int device;
 };
 struct Blocks {
   std::shared_mutex mutex;
@@ -47,7 +49,7 @@ cudaError_t allocate_pinned(void** p, size_t bytes) {
   void* at = n < bytes ? MAP_FAILED : mmap(nullptr, n, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (at == MAP_FAILED) return cudaErrorMemoryAllocation;
   std::unique_lock lock(blocks().mutex);
-  blocks().map[reinterpret_cast<uintptr_t>(at)] = {n, true};
+  blocks().map[reinterpret_cast<uintptr_t>(at)] = {n, true, current_device()};
   *p = at;
   return cudaSuccess;
 }
@@ -58,19 +60,27 @@ cudaError_t register_pinned(void* p, size_t bytes) {
   if (!p || !bytes) return cudaErrorInvalidValue;
   if (is_pinned(p, 1)) return cudaErrorHostMemoryAlreadyRegistered;
   std::unique_lock lock(blocks().mutex);
-  blocks().map[reinterpret_cast<uintptr_t>(p)] = {bytes, false};
+  blocks().map[reinterpret_cast<uintptr_t>(p)] = {bytes, false, current_device()};
   return cudaSuccess;
 }
 
 cudaError_t unregister_pinned(void* p) { return drop(p, false, cudaErrorHostMemoryNotRegistered); }
 
-bool is_pinned(const void* p, size_t bytes) {
+// The block that holds [p, p + bytes).
+static std::optional<Block> find(const void* p, size_t bytes) {
   std::shared_lock lock(blocks().mutex);
   auto next = blocks().map.upper_bound(reinterpret_cast<uintptr_t>(p));
-  if (next == blocks().map.begin()) return false;
+  if (next == blocks().map.begin()) return std::nullopt;
   auto& [begin, block] = *std::prev(next);
   size_t offset = reinterpret_cast<uintptr_t>(p) - begin;
-  return offset < block.bytes && bytes <= block.bytes - offset;
+  return offset < block.bytes && bytes <= block.bytes - offset ? std::optional(block) : std::nullopt;
+}
+
+bool is_pinned(const void* p, size_t bytes) { return find(p, bytes).has_value(); }
+
+std::optional<int> pinned_device(const void* p) {
+  auto block = find(p, 1);
+  return block ? std::optional(block->device) : std::nullopt;
 }
 
 void pinned_in_use(Ticket t) {

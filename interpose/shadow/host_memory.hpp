@@ -3,6 +3,7 @@
 #pragma once
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 
 #include "interpose/client.hpp"
 
@@ -14,6 +15,8 @@ cudaError_t register_pinned(void* p, size_t bytes);
 cudaError_t unregister_pinned(void* p);
 // Does [p, p + bytes) lie in one pinned block?
 bool is_pinned(const void* p, size_t bytes);
+// The device that was current when the block that holds `p` was pinned; nothing: it is not pinned.
+std::optional<int> pinned_device(const void* p);
 // A transfer with this ticket refers to pinned memory.
 void pinned_in_use(Ticket t);
 

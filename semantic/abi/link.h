@@ -7,7 +7,7 @@
 extern "C" {
 #endif
 
-#define DJINN_LINK_VERSION 1
+#define DJINN_LINK_VERSION 2
 typedef struct djinn_link djinn_link;
 
 typedef struct djinn_part { /* one message part to send or received */
@@ -30,13 +30,19 @@ typedef struct djinn_link_config {
   int check_peer_uid;                              /* ipc endpoints of the embedded default: refuse a server of another user */
 } djinn_link_config;
 
-typedef struct djinn_link_opened { /* strings live as long as the link */
-  uint64_t session, range_address, range_size, lease_bytes;
+typedef struct djinn_link_device {
+  const char* name;
+  uint64_t total_memory, lease_bytes;
+  uint32_t major, minor, multiprocessors, threads_per_multiprocessor, clock_khz, l2_bytes;
+} djinn_link_device;
+
+typedef struct djinn_link_opened { /* strings and lists live as long as the link */
+  uint64_t session, range_address, range_size;
   uint32_t incarnation, worker_pid, server_pid, threads;
   int level, checks, computes_kernels;
-  const char *device_name, *server_host, *server_version, *torch, *endpoint;
-  uint64_t total_memory;
-  uint32_t major, minor, multiprocessors, threads_per_multiprocessor, clock_khz, l2_bytes;
+  const char *server_host, *server_version, *torch, *endpoint;
+  const djinn_link_device* devices; /* at least one */
+  size_t device_count;
   const char* const* ops;
   size_t op_count;
   int relayed; /* through the front door */

@@ -11,15 +11,15 @@ api.internal("local", "__cudaPushCallConfiguration __cudaPopCallConfiguration", 
 api.internal("local", "cudaProfiler{Start,Stop}", "nobody profiles: CUDA says success without a profiler, too")
 
 api.local("cudaGetDevice cudaSetDevice cudaGetDeviceCount cudaGetDeviceProperties cudaDeviceGetAttribute cudaDeviceGetPCIBusId"
-          " cudaDeviceCanAccessPeer cudaDeviceEnablePeerAccess cudaDeviceGetStreamPriorityRange cudaDriverGetVersion cudaRuntimeGetVersion",
-          "the device's description came with the session")
+          " cudaDeviceCanAccessPeer cudaDevice{Enable,Disable}PeerAccess cudaDeviceGetP2PAttribute cudaDeviceGetStreamPriorityRange cudaDriverGetVersion cudaRuntimeGetVersion",
+          "the devices' descriptions came with the session")
 api.local("cudaGetLastError cudaPeekAtLastError cudaGetErrorName cudaGetErrorString", "this thread's last error")
 api.local("cudaGetDriverEntryPointByVersion", "names of this library")
-api.local("cudaPointerGetAttributes cudaStreamGetPriority cudaStreamIsCapturing cudaStreamGetCaptureInfo cudaThreadExchangeStreamCaptureMode"
+api.local("cudaPointerGetAttributes cudaStreamGetPriority cudaStreamGetDevice cudaStreamIsCapturing cudaStreamGetCaptureInfo cudaThreadExchangeStreamCaptureMode"
           " cudaOccupancyMaxActiveBlocksPerMultiprocessor{,WithFlags} cudaFuncGetAttributes cudaFuncSetAttribute cudaKernelSetAttributeForDevice cudaEventElapsedTime"
           " cudaEventQuery cudaHostAlloc cudaMallocHost cudaHostRegister cudaHostUnregister cudaFreeHost")
 api.custom("cudaMalloc cudaFree cudaMemGetInfo", "the client's arena; granules are mapped as it grows")
-api.custom("cudaMemcpy{,Async} cudaMemcpy2D{,Async} cudaMemcpyPeerAsync", "the direction decides which side owns each buffer")
+api.custom("cudaMemcpy{,Async} cudaMemcpy2D{,Async} cudaMemcpyPeer{,Async}", "the direction decides which side owns each buffer")
 api.custom("cudaMemset{,Async} cudaMemset2DAsync", "fill")
 api.custom("cudaStreamCreate{,WithFlags,WithPriority} cudaStreamDestroy cudaStreamSynchronize cudaStreamQuery cudaStreamWaitEvent cudaDeviceSynchronize",
            "stream commands")

@@ -4,10 +4,13 @@ from .generator.vocabulary import Api
 api = Api("driver", "cuda.h", "cu[A-Z]", "CUresult", success="CUDA_SUCCESS", unsupported="CUDA_ERROR_NOT_SUPPORTED",
           invalid="CUDA_ERROR_INVALID_VALUE", lost="CUDA_ERROR_UNKNOWN", optional=False)
 
-api.local("cuInit cuDeviceGet cuDeviceGetAttribute", "the device's description came with the session")
-api.local("cuCtxGetCurrent cuCtxSetCurrent cuDevicePrimaryCtxGetState cuDevicePrimaryCtxRetain", "the primary context is this process's session")
+api.local("cuInit cuDeviceGet cuDeviceGetCount cuDeviceGetAttribute cuDeviceCanAccessPeer cuDeviceGetP2PAttribute",
+          "the devices' descriptions came with the session")
+api.local("cuCtxGetCurrent cuCtxSetCurrent cuCtxGetDevice cuCtx{Enable,Disable}PeerAccess cuDevicePrimaryCtxGetState cuDevicePrimaryCtxRetain",
+          "the primary contexts are this process's session")
 api.local("cuGetErrorString cuPointerGetAttribute cuFunc{Get,Set}Attribute cuFuncSetCacheConfig cuOccupancyMaxActiveBlocksPerMultiprocessor")
 api.custom("cuModule{Load,LoadData,LoadDataEx,Unload,GetFunction}", "a module travels when a kernel of it is first launched")
+api.custom("cuMemcpyPeer{,Async}", "a copy on the server: its devices' memory is one")
 api.custom("cuLaunchKernel cuLaunchCooperativeKernel", "parameter sizes come from the kernel's own metadata")
 api.absent("cuLink{Create,AddData}_v2 cuLinkComplete", "linking device code at run time is a later issue")
 api.rest("not needed by the op level; a later issue completes the call level")

@@ -13,7 +13,7 @@ enum class Opcode : uint32_t {
   map_memory = 0x10,    // post MapMemory
   unmap_memory = 0x11,  // post MapMemory
   lease = 0x12,         // call Lease → reply LeaseReply
-  memory_info = 0x13,   // call (empty) → reply MemoryInfo
+  memory_info = 0x13,   // call DeviceIndex → reply MemoryInfo
   // copies: 1D is height = 1
   upload = 0x20,         // post Upload, then put_bytes(rows, packed) when bulk = 0, else the rows packed in the bulk parts
   download = 0x21,       // call Download → reply with the rows packed in bulk parts
@@ -57,8 +57,11 @@ enum class ReportOpcode : uint32_t {
 struct MapMemory {
   uint64_t address, size;  // multiples of kGranule
 };
+struct DeviceIndex {
+  uint64_t device;
+};
 struct Lease {
-  uint64_t bytes;  // wanted in total, not in addition
+  uint64_t device, bytes;  // wanted in total, not in addition
 };
 struct LeaseReply {
   uint64_t granted;  // in total; less than wanted = refused, the old lease stands
@@ -135,7 +138,7 @@ struct Pushed {
 
 template <class... T>
 constexpr bool kWireLayout = ((std::is_trivially_copyable_v<T> && sizeof(T) % 8 == 0 && std::has_unique_object_representations_v<T>)&&...);
-static_assert(kWireLayout<MapMemory, Lease, LeaseReply, MemoryInfo, Upload, Download, Copy, Fill, Handle, StreamCreate, StreamWait, EventRecord,
-                          ModuleLoad, KernelGet, Launch, Reply, EventDone, Error, Pushed>);
+static_assert(kWireLayout<MapMemory, DeviceIndex, Lease, LeaseReply, MemoryInfo, Upload, Download, Copy, Fill, Handle, StreamCreate, StreamWait,
+                          EventRecord, ModuleLoad, KernelGet, Launch, Reply, EventDone, Error, Pushed>);
 
 }  // namespace djinn::wire

@@ -8,9 +8,11 @@ namespace djinn::wire::control {
 
 static_assert(ControlHeader{}.version == kVersion);
 
-// The archive takes any number for an enumeration; which ones exist is said here.
+// The archive takes any number for an enumeration, and any list; which ones make sense is said here.
 template <class T>
 static bool sensible(const T& body) {
+  if constexpr (requires { body.devices; })
+    if (body.devices.empty() || body.devices.size() > kDevicesMax) return false;
   if constexpr (requires { body.level; }) return body.level <= Level::op;
   return true;
 }

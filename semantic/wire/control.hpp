@@ -45,14 +45,14 @@ struct Open {
     a(host, program, pid, uid, torch, torch_directory, level, ranges);
   }
 };
-// What the session's device is, in the numbers that cudaGetDeviceProperties reports. The client's shadow answers from it.
+// What a device of the session is, in the numbers that cudaGetDeviceProperties reports. The client's shadow answers from it.
 struct Device {
   std::string name;
-  uint64_t total_memory = 0;
+  uint64_t total_memory = 0, lease_bytes = 0;  // the lease that the session begins with
   uint32_t major = 0, minor = 0, multiprocessors = 0, threads_per_multiprocessor = 0, clock_khz = 0, l2_bytes = 0;
   template <class A>
   void serialize(A& a) {
-    a(name, total_memory, major, minor, multiprocessors, threads_per_multiprocessor, clock_khz, l2_bytes);
+    a(name, total_memory, lease_bytes, major, minor, multiprocessors, threads_per_multiprocessor, clock_khz, l2_bytes);
   }
 };
 struct Opened {
@@ -62,20 +62,19 @@ struct Opened {
   std::string endpoint;             // of the worker, for data
   std::string front_door;           // relays when `endpoint` cannot be reached
   std::vector<uint8_t> server_key;  // empty until authentication exists
-  Range range;                      // the device's reservation: the client maps the same
-  uint64_t lease_bytes = 0;
+  Range range;                      // the devices' reservation: the client maps the same; see devices.hpp
   Level level = Level::call;
-  bool checks = false;            // --check: scoped calls are wanted
-  bool computes_kernels = false;  // false: SASS launches are refused
-  Device device;
+  bool checks = false;                             // --check: scoped calls are wanted
+  bool computes_kernels = false;                   // false: SASS launches are refused
+  std::vector<Device> devices;                     // 1 to kDevicesMax
   std::string server_host, server_version, torch;  // torch: the executor's version
   uint32_t server_pid = 0, worker_pid = 0;
   uint32_t threads = 0;
   std::vector<std::string> ops;  // "aten::add.Tensor": what the op level may send
   template <class A>
   void serialize(A& a) {
-    a(session, incarnation, token, endpoint, front_door, server_key, range, lease_bytes, level, checks, computes_kernels, device, server_host,
-      server_version, torch, server_pid, worker_pid, threads, ops);
+    a(session, incarnation, token, endpoint, front_door, server_key, range, level, checks, computes_kernels, devices, server_host, server_version,
+      torch, server_pid, worker_pid, threads, ops);
   }
 };
 struct Refused {

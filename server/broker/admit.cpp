@@ -122,7 +122,7 @@ void Broker::assign(Worker& w, Pending p) {
   s.worker = &w;
   s.opened.session = id;
   if (getrandom(s.opened.token.data(), s.opened.token.size(), 0) != static_cast<ssize_t>(s.opened.token.size())) std::abort();
-  s.opened.lease_bytes = account_.open(id);
+  for (uint64_t lease : account_.open(id)) s.opened.devices.emplace_back().lease_bytes = lease;
   s.opened.level = p.level;
   s.opened.checks = options_.check;
   s.opened.threads = account_.share();

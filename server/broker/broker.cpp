@@ -27,10 +27,10 @@ constexpr auto kShutPatience = 3s;
 
 }  // namespace
 
-Broker::Broker(Options options) : options_(std::move(options)), account_(options_.memory, options_.threads) {
+Broker::Broker(Options options) : options_(std::move(options)), account_(options_.memory, options_.devices, options_.threads) {
   totals_.version = DJINN_VERSION;
   totals_.pid = static_cast<uint32_t>(getpid());
-  totals_.memory_total = options_.memory;
+  totals_.memory_total = options_.memory * options_.devices;
   inbox_.descriptor = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
   sigset_t set;  // blocked in main(), before any thread began
   sigemptyset(&set);

@@ -118,7 +118,7 @@ void Broker::on_message(Worker& w, const ChannelMessage& m) {
     case ChannelKind::lease_wanted: {
       ChannelMessage answer;
       answer.kind = ChannelKind::lease_granted;
-      answer.number = account_.change(w.session, m.number);
+      answer.number = account_.change(w.session, m.device, m.number);
       w.channel.send(answer);
       return;
     }

@@ -19,7 +19,7 @@ enum class ChannelKind : uint64_t {
   assigned,         // worker → broker: the session's range is reserved
   failed,           // worker → broker: it cannot serve, and ends
   threads,          // broker → worker: a new share of the device's threads
-  lease_wanted,     // worker → broker: so many bytes in total; answered by
+  lease_wanted,     // worker → broker: so many bytes of a device in total; answered by
   lease_granted,    // broker → worker
   counters_wanted,  // broker → worker; answered by
   counters,         // worker → broker, also unasked once a second while something changes
@@ -52,10 +52,11 @@ struct ChannelMessage {
   std::vector<control::Range> ranges;                 // assign: what the client offers
   control::Counters counters;                         // assign: whose session; counters, ended: the counts
   uint64_t number = 0;                                // threads; bytes of a lease
+  uint64_t device = 0;                                // lease_wanted: whose memory
   template <class A>
   void serialize(A& a) {
     a(kind, binds, torch_directory, executor, op_library, log_level, grace_milliseconds, total_memory, endpoints, torch, text, names, opened, ranges,
-      counters, number);
+      counters, number, device);
   }
 };
 

@@ -30,7 +30,10 @@ void Counts::read(wire::control::Counters& c) const {
 }
 
 Session::Session(Setup setup)
-    : setup_(std::move(setup)), report_(setup_.opened.session, setup_.opened.incarnation, setup_.send), lease_(setup_.opened.lease_bytes) {
+    : setup_(std::move(setup)),
+      report_(setup_.opened.session, setup_.opened.incarnation, setup_.send),
+      ranges_(setup_.opened.range.address, setup_.opened.range.size, setup_.opened.devices.size()) {
+  for (const wire::control::Device& d : setup_.opened.devices) holdings_.push_back({d.lease_bytes, 0});
   if (setup_.executor) open_executor();
 }
 
@@ -62,12 +65,14 @@ void Session::set_threads(unsigned n) {
   if (executor_) setup_.executor->set_threads(executor_, static_cast<int>(n));
 }
 
-uint64_t Session::change_lease(uint64_t wanted) {
+uint64_t Session::change_lease(size_t device, uint64_t wanted) {
+  Holding& h = holdings_[device];
   // memory that is mapped cannot be given back
-  return lease_ = setup_.ask_lease(std::max(wanted, device().mapped()));
+  return h.lease = setup_.ask_lease(device, std::max(wanted, h.mapped)).value_or(h.lease);
 }
 
-void Session::memory_changed() {
+void Session::memory_changed(size_t which, int64_t bytes) {
+  holdings_[which].mapped += static_cast<uint64_t>(bytes);
   counts_.memory_bytes = device().mapped();
   counts_.memory_peak = device().peak();
 }

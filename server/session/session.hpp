@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "semantic/wire/control.hpp"
+#include "semantic/wire/devices.hpp"
 #include "server/execute/check/check.hpp"
 #include "server/execute/device.hpp"
 #include "server/session/door.hpp"
@@ -61,8 +62,8 @@ class Session {
     std::string no_executor;                   // why
     std::unordered_set<std::string> ops;       // the list that the client was sent
     Report::Send send;
-    // Asks the broker for so many bytes in total; blocks; what was granted.
-    std::function<uint64_t(uint64_t)> ask_lease;
+    // Asks the broker for so many bytes of a device in total; blocks; what was granted, nothing when nobody answers.
+    std::function<std::optional<uint64_t>(size_t device, uint64_t bytes)> ask_lease;
     std::function<void(wire::control::Counters&)> add_rejections;
   };
   explicit Session(Setup setup);
@@ -82,9 +83,15 @@ class Session {
   // --check without ops: every call is validated and none computed; what comes back is zeros.
   bool blind() const { return setup_.opened.checks && setup_.opened.level == wire::control::Level::call; }
   check::ScopeCheck& scope_check() { return scope_check_; }
-  uint64_t lease() const { return lease_; }
-  uint64_t change_lease(uint64_t wanted);
-  void memory_changed();
+  const wire::DeviceRanges& ranges() const { return ranges_; }
+  // What the session holds of one of its devices: the right to so many bytes, and how many are mapped.
+  struct Holding {
+    uint64_t lease = 0, mapped = 0;
+  };
+  const Holding& holding(size_t device) const { return holdings_[device]; }
+  uint64_t change_lease(size_t device, uint64_t wanted);
+  // So many bytes of the device have been mapped, or unmapped when negative.
+  void memory_changed(size_t device, int64_t bytes);
   wire::control::Counters counters() const;
   // Makes room for `bytes` of bulk: waits for the network while a client's unread data is more than it may be.
   void await_bulk_room();
@@ -110,7 +117,8 @@ class Session {
   Report report_;
   Counts counts_;
   check::ScopeCheck scope_check_;
-  uint64_t lease_;
+  wire::DeviceRanges ranges_;
+  std::vector<Holding> holdings_;  // per device
   uint64_t executed_ = 0;
   std::optional<Failure> sticky_;
   std::string ended_;

@@ -92,7 +92,7 @@ class Worker {
   void tick();
   void send_counters(ChannelKind kind, const std::string& text);
   bool say(FrameKind kind, std::span<const std::byte> to);
-  uint64_t ask_lease(uint64_t wanted);
+  std::optional<uint64_t> ask_lease(size_t device, uint64_t wanted);
   void execute_all();
   void end(const std::string& why, bool tell_client);
   [[noreturn]] void finish();
@@ -182,6 +182,12 @@ bool Worker::await_assignment(ChannelMessage& assign) {
   }
 }
 
+control::Device describe(const Device& device, uint64_t lease) {
+  control::Device d = device.describe();
+  d.lease_bytes = lease;
+  return d;
+}
+
 // Makes the session; answers the broker.
 bool Worker::take(ChannelMessage& assign) {
   device_ = make_cpu_device(setup_.total_memory);
@@ -190,12 +196,12 @@ bool Worker::take(ChannelMessage& assign) {
   answer.kind = ChannelKind::failed;
   answer.text = "none of the client's address ranges is free in the server";
   for (const control::Range& r : assign.ranges) {
-    if (!device_->reserve(r.address, r.size)) continue;
+    if (r.size / opened_.devices.size() < wire::kGranule || !device_->reserve(r.address, r.size)) continue;
     opened_.range = r;
     answer.kind = ChannelKind::assigned;
     break;
   }
-  opened_.device = device_->describe();
+  for (control::Device& d : opened_.devices) d = describe(*device_, d.lease_bytes);
   opened_.worker_pid = static_cast<uint32_t>(getpid());
   answer.opened = opened_;
   if (answer.kind == ChannelKind::assigned) {
@@ -211,7 +217,7 @@ bool Worker::take(ChannelMessage& assign) {
     s.executor = op_level ? executor_.table : nullptr;
     s.no_executor = op_level ? "" : "it was opened at call level";
     s.send = [this](std::span<const std::byte> f, std::span<const djinn_part> bulk) { return router_.send(door_->identity(), f, bulk); };
-    s.ask_lease = [this](uint64_t wanted) { return ask_lease(wanted); };
+    s.ask_lease = [this](size_t device, uint64_t wanted) { return ask_lease(device, wanted); };
     session_ = std::make_unique<Session>(std::move(s));
   }
   return channel_.send(answer) && answer.kind == ChannelKind::assigned;
@@ -294,9 +300,10 @@ void Worker::hear(const ChannelMessage& m) {
   spdlog::error("the broker sent a message that a serving worker does not expect");
 }
 
-uint64_t Worker::ask_lease(uint64_t wanted) {
+std::optional<uint64_t> Worker::ask_lease(size_t device, uint64_t wanted) {
   ChannelMessage m;
   m.kind = ChannelKind::lease_wanted;
+  m.device = device;
   m.number = wanted;
   {
     std::lock_guard lock(lease_mutex_);
@@ -307,8 +314,8 @@ uint64_t Worker::ask_lease(uint64_t wanted) {
     channel_.send(m);
   }
   std::unique_lock lock(lease_mutex_);
-  if (!lease_answered_.wait_for(lock, kLeasePatience, [&] { return lease_answer_.has_value(); })) return session_->lease();
-  return *lease_answer_;
+  lease_answered_.wait_for(lock, kLeasePatience, [&] { return lease_answer_.has_value(); });
+  return lease_answer_;
 }
 
 void Worker::send_counters(ChannelKind kind, const std::string& text) {

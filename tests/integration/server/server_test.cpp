@@ -6,6 +6,7 @@
 #include <cstring>
 #include <filesystem>
 
+#include "semantic/wire/devices.hpp"
 #include "tests/integration/server/wire_client.hpp"
 #include "tests/unit/catch.hpp"
 
@@ -139,11 +140,11 @@ TEST_CASE("leases: memory beyond one is refused, more is granted while there is 
   WireClient a;
   REQUIRE(a.open(server.endpoint) == "");
   REQUIRE(a.hello());
-  CHECK(a.opened.lease_bytes == 256 * kMiB);
+  CHECK(a.opened.devices[0].lease_bytes == 256 * kMiB);
   uint64_t at = a.opened.range.address;
   CHECK(a.call_status(a.call(Opcode::map_memory, wire::MapMemory{at, 258 * kMiB})) == 2);
   auto lease = [](WireClient& c, uint64_t bytes) {
-    auto g = c.call(Opcode::lease, wire::Lease{bytes});
+    auto g = c.call(Opcode::lease, wire::Lease{0, bytes});
     REQUIRE(c.call_status(g) == 0);
     wire::Reader r(g->payload);
     r.get<wire::Reply>();
@@ -155,13 +156,51 @@ TEST_CASE("leases: memory beyond one is refused, more is granted while there is 
   WireClient b;
   REQUIRE(b.open(server.endpoint) == "");
   REQUIRE(b.hello());
-  CHECK(b.opened.lease_bytes == 62 * kMiB);
+  CHECK(b.opened.devices[0].lease_bytes == 62 * kMiB);
   CHECK(lease(b, 200 * kMiB) == 62 * kMiB);
   CHECK(lease(a, 0) == 700 * kMiB);  // what is mapped stays
   CHECK(lease(b, 200 * kMiB) == 200 * kMiB);
   CHECK(server.stats().memory_leased == 900 * kMiB);
   a.disconnect();
   CHECK(server.until([](auto s) { return s.memory_leased == 200 * kMiB; }));
+}
+
+TEST_CASE("two devices: leases and memory of their own, addresses that say whose they are, copies between them") {
+  ServerProcess server({"--devices", "2"});  // 1 GiB each
+  WireClient a;
+  REQUIRE(a.open(server.endpoint) == "");
+  REQUIRE(a.hello());
+  REQUIRE(a.opened.devices.size() == 2);
+  for (auto& d : a.opened.devices) {
+    CHECK(d.lease_bytes == 256 * kMiB);
+    CHECK(d.total_memory == 1024 * kMiB);
+    CHECK(d.multiprocessors > 0);
+  }
+  wire::DeviceRanges ranges(a.opened.range.address, a.opened.range.size, 2);
+  for (size_t d : {0u, 1u}) {
+    CHECK(a.call_status(a.call(Opcode::map_memory, wire::MapMemory{ranges.begin(d), 258 * kMiB})) == 2);
+    CHECK(a.call_status(a.call(Opcode::map_memory, wire::MapMemory{ranges.begin(d), (100 + 100 * d) * kMiB})) == 0);
+    auto g = a.call(Opcode::memory_info, wire::DeviceIndex{d});
+    REQUIRE(a.call_status(g) == 0);
+    wire::Reader r(g->payload);
+    r.get<wire::Reply>();
+    CHECK(r.get<wire::MemoryInfo>().free == (924 - 100 * d) * kMiB);
+  }
+  CHECK(a.call_status(a.call(Opcode::map_memory, wire::MapMemory{ranges.begin(1) - 2 * kMiB, 4 * kMiB})) == 1);
+  CHECK(a.call_status(a.call(Opcode::lease, wire::Lease{2, 4 * kMiB})) == 1);
+  CHECK(a.call_status(a.call(Opcode::lease, wire::Lease{1, 1024 * kMiB})) == 0);  // all of the second's
+  CHECK(server.stats().memory_total == 2048 * kMiB);
+  CHECK(server.stats().memory_leased == 1280 * kMiB);
+  WireClient b;
+  REQUIRE(b.open(server.endpoint) == "");
+  CHECK(b.opened.devices[0].lease_bytes == 256 * kMiB);
+  CHECK(b.opened.devices[1].lease_bytes == 0);
+
+  a.post(Opcode::fill, wire::Fill{0, ranges.begin(0), 8, 8, 1, 7, 1});
+  a.post(Opcode::copy, wire::Copy{0, ranges.begin(1), 8, ranges.begin(0), 8, 8, 1});
+  auto rows = a.call(Opcode::download, wire::Download{0, ranges.begin(1), 8, 8, 1});
+  REQUIRE(a.call_status(rows) == 0);
+  CHECK(rows->bulk.at(0) == Bytes(8, std::byte{7}));
 }
 
 static uint64_t resident_shared(uint32_t pid) {

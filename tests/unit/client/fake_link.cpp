@@ -149,14 +149,16 @@ Failure FakeLink::dispatch(Sent& s, std::vector<std::byte>& answer, std::vector<
         bool changed = s.opcode() == Opcode::map_memory ? granules_.try_emplace(a).second : granules_.erase(a) != 0;
         if (!changed) complain("granule mapped twice or unmapped twice");
       }
-      if (granules_.size() * wire::kGranule > lease_) complain("mapped more than the lease");
+      for (size_t d = 0; d < devices; d++)
+        if (mapped_of(d) > leases_[d]) complain("mapped more than the lease");
       return {};
     }
-    case Opcode::lease:
-      lease_ = std::max(std::min(s.as<wire::Lease>().bytes, memory_total), granules_.size() * wire::kGranule);
-      w.put(wire::LeaseReply{lease_});
+    case Opcode::lease: {
+      auto [device, bytes] = s.as<wire::Lease>();
+      w.put(wire::LeaseReply{leases_.at(device) = std::max(std::min(bytes, memory_total), mapped_of(device))});
       return {};
-    case Opcode::memory_info: w.put(wire::MemoryInfo{memory_total - granules_.size() * wire::kGranule, memory_total}); return {};
+    }
+    case Opcode::memory_info: w.put(wire::MemoryInfo{memory_total - mapped_of(s.as<wire::DeviceIndex>().device), memory_total}); return {};
     case Opcode::upload:
     case Opcode::download:
     case Opcode::push_download:
@@ -192,6 +194,13 @@ Failure FakeLink::dispatch(Sent& s, std::vector<std::byte>& answer, std::vector<
     case Opcode::counters: break;
   }
   return {kNotSupported, wire::ErrorClass::refused, "opcode", "not known here"};
+}
+
+// Under `deliver_`, as everything of the worker.
+uint64_t FakeLink::mapped_of(size_t device) {
+  uint64_t granules = 0;
+  for (auto& [address, bytes] : granules_) granules += ranges_.device_of(address) == device;
+  return granules * wire::kGranule;
 }
 
 bool FakeLink::live(uint64_t address, uint64_t pitch, uint64_t width, uint64_t height) {
@@ -313,29 +322,26 @@ djinn_link* fake_open(const djinn_link_config* config, const djinn_link_events* 
     return nullptr;
   }
   l.attach(*events);
-  l.lease_ = l.lease_at_open;
   static const char* const ops[] = {"aten::add.Tensor", "aten::mm"};
   *o = {};
   o->session = 7;
   o->incarnation = 1;
   o->range_address = config->ranges[0];
   o->range_size = std::min<uint64_t>(config->ranges[1], 4ull << 30);
-  o->lease_bytes = l.lease_at_open;
+  l.ranges_ = {o->range_address, o->range_size, l.devices};
+  l.leases_.assign(l.devices, l.lease_at_open);
+  static std::vector<djinn_link_device> devices;
+  devices.assign(l.devices, {"Fake device", l.memory_total, l.lease_at_open, 12, 0, 24, 1536, 2'000'000, 8u << 20});
+  o->devices = devices.data();
+  o->device_count = devices.size();
   o->worker_pid = 124;
   o->server_pid = 123;
   o->level = config->level ? config->level : l.level;
   o->threads = 1;
-  o->device_name = "Fake device";
   o->server_host = "nowhere";
   o->server_version = "0";
   o->torch = "";
   o->endpoint = "fake";
-  o->total_memory = l.memory_total;
-  o->major = 12;
-  o->multiprocessors = 24;
-  o->threads_per_multiprocessor = 1536;
-  o->clock_khz = 2'000'000;
-  o->l2_bytes = 8u << 20;
   o->ops = ops;
   o->op_count = std::size(ops);
   return l.handle();

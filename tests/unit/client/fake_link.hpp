@@ -14,6 +14,7 @@
 
 #include "semantic/abi/link.h"
 #include "semantic/wire/command.hpp"
+#include "semantic/wire/devices.hpp"
 #include "semantic/wire/frame.hpp"
 
 namespace djinn::test {
@@ -48,6 +49,7 @@ class FakeLink {
   std::atomic<bool> automatic{true};
   uint64_t memory_total = 512ull << 20;
   uint64_t lease_at_open = 64ull << 20;
+  size_t devices = 1;       // each with that memory and that lease
   std::string refuse_open;  // not empty: open() fails with it
   int level = 2;            // control::Level::op
 
@@ -66,6 +68,7 @@ class FakeLink {
   uint64_t most_tickets_under_way() const { return most_tickets_; }
   uint64_t most_bytes_under_way() const { return most_bytes_; }
   size_t mapped();
+  uint64_t mapped_of(size_t device);
   std::vector<std::string> complaints();  // violations of the protocol by the client
   void clear();
   bool abandoned = false, closed = false;
@@ -99,7 +102,9 @@ class FakeLink {
   // the worker's state, under deliver_
   std::map<uint64_t, std::vector<std::byte>> granules_;  // empty vector: mapped, never written
   std::set<uint64_t> streams_{0, 1, 2};
-  uint64_t lease_ = 0, clock_ = 1000, reports_ = 0;
+  wire::DeviceRanges ranges_{0, uint64_t{1} << 47, 1};  // until it is opened: everywhere
+  std::vector<uint64_t> leases_{0};                     // per device
+  uint64_t clock_ = 1000, reports_ = 0;
   std::vector<std::byte> report_records_;
   std::vector<std::vector<std::byte>> report_bulk_;
   uint32_t report_count_ = 0;

@@ -308,7 +308,8 @@ TEST_CASE("records of several threads interleave, those of one thread and of one
 TEST_CASE("pushed rows are stored before their ticket counts as executed") {
   Rig rig(true, true);
   wire::MapMemory m{0x200000000000, wire::kGranule};
-  rig.log.call(static_cast<uint32_t>(Opcode::lease), 0, std::as_bytes(std::span(&m.size, 1)), {});
+  wire::Lease lease{0, m.size};
+  rig.log.call(static_cast<uint32_t>(Opcode::lease), 0, std::as_bytes(std::span(&lease, 1)), {});
   rig.log.post(static_cast<uint32_t>(Opcode::map_memory), 0, std::as_bytes(std::span(&m, 1)), {});
   wire::Download d{0, m.address, 100, 100, 1};
   size_t got = 0;

@@ -83,9 +83,11 @@ TEST_CASE("a session opens") {
   CHECK(peer.last_open().ranges[0].size == 1ull << 36);
   CHECK(c.opened.session == 77);
   CHECK(c.opened.range_address == 0x200000000000);
-  CHECK(c.opened.lease_bytes == 1 << 30);
   CHECK(c.opened.level == 2);
-  CHECK(c.opened.device_name == std::string("Test device"));
+  REQUIRE(c.opened.device_count == 2);
+  CHECK(c.opened.devices[0].name == std::string("Test device"));
+  CHECK(c.opened.devices[0].lease_bytes == 1 << 30);
+  CHECK(c.opened.devices[1].lease_bytes == 1 << 29);
   CHECK(c.opened.server_host == std::string("test-host"));
   CHECK(c.opened.endpoint == peer.endpoint);
   REQUIRE(c.opened.op_count == 2);

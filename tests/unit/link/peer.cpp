@@ -37,9 +37,8 @@ Peer::Peer(Network network)
   opened.session = 77;
   for (uint8_t i = 0; i < 16; i++) opened.token[i] = static_cast<uint8_t>(i * 17);
   opened.range = {0x200000000000, 1ull << 36};
-  opened.lease_bytes = 1 << 30;
   opened.level = control::Level::op;
-  opened.device.name = "Test device";
+  opened.devices = {{"Test device", 1ull << 33, 1 << 30}, {"Second device", 1ull << 33, 1 << 29}};
   opened.server_host = "test-host";
   opened.server_version = "0.0.1";
   opened.ops = {"aten::add.Tensor", "aten::mm"};

@@ -28,8 +28,8 @@ std::vector<Sample> samples() {
   std::vector<Sample> v = {
       fixed(Opcode::map_memory, wire::MapMemory{kBase, wire::kGranule}),
       fixed(Opcode::unmap_memory, wire::MapMemory{kBase, wire::kGranule}),
-      fixed(Opcode::lease, wire::Lease{1 << 20}),
-      {Opcode::memory_info, {}},
+      fixed(Opcode::lease, wire::Lease{1, 1 << 20}),
+      fixed(Opcode::memory_info, wire::DeviceIndex{1}),
       fixed(Opcode::upload, wire::Upload{0, kBase, 20, 20, 1}),
       fixed(Opcode::download, wire::Download{3, kBase, 64, 20, 3}),
       fixed(Opcode::push_download, wire::Download{0, kBase, 64, 20, 3}),
@@ -159,14 +159,34 @@ TEST_CASE("decode: launches outside CUDA's limits are refused") {
   CHECK(f.device.calls == 0);
 }
 
-TEST_CASE("decode: memory within the lease only") {
+TEST_CASE("decode: memory within the lease only, of the device whose addresses they are") {
   Fixture f;
-  auto map = [&](uint64_t bytes) { return f.run(Opcode::map_memory, fixed(Opcode::map_memory, wire::MapMemory{kBase, bytes}).payload).code; };
-  CHECK(map((64 << 20) + wire::kGranule) == cuda_error::memory_allocation);
-  CHECK(map(~0ull) == cuda_error::memory_allocation);
-  CHECK(map(60 << 20) == 0);
-  CHECK(map(6 << 20) == cuda_error::memory_allocation);
-  CHECK(map(4 << 20) == 0);
+  auto map = [&](uint64_t address, uint64_t bytes) {
+    return f.run(Opcode::map_memory, fixed(Opcode::map_memory, wire::MapMemory{address, bytes}).payload).code;
+  };
+  for (uint64_t at : {kBase, kBase + kEach}) {
+    CHECK(map(at, (64 << 20) + wire::kGranule) == cuda_error::memory_allocation);
+    CHECK(map(at, ~0ull) == cuda_error::invalid_value);
+    CHECK(map(at, 60 << 20) == 0);
+    CHECK(map(at + (60 << 20), 6 << 20) == cuda_error::memory_allocation);
+    CHECK(map(at + (60 << 20), 4 << 20) == 0);
+  }
+  for (size_t device : {0u, 1u}) CHECK(f.session.holding(device).mapped == 64 << 20);
+  CHECK(map(kBase + kEach - wire::kGranule, 2 * wire::kGranule) == cuda_error::invalid_value);  // of both
+  CHECK(map(kBase + 2 * kEach, wire::kGranule) == cuda_error::invalid_value);                   // of neither
+  CHECK(f.run(Opcode::unmap_memory, fixed(Opcode::unmap_memory, wire::MapMemory{kBase + kEach, 64 << 20}).payload).code == 0);
+  CHECK(f.session.holding(0).mapped == 64 << 20);
+  CHECK(f.session.holding(1).mapped == 0);
+}
+
+TEST_CASE("decode: leases and memory by device, and no device beyond the last") {
+  Fixture f;
+  CHECK(f.run(Opcode::lease, fixed(Opcode::lease, wire::Lease{1, 100 << 20}).payload).code == 0);
+  CHECK(f.session.holding(0).lease == 64 << 20);
+  CHECK(f.session.holding(1).lease == 100 << 20);
+  CHECK(f.run(Opcode::lease, fixed(Opcode::lease, wire::Lease{2, 1 << 20}).payload).code == cuda_error::invalid_value);
+  CHECK(f.run(Opcode::lease, fixed(Opcode::lease, wire::Lease{~0ull, 1 << 20}).payload).code == cuda_error::invalid_value);
+  CHECK(f.run(Opcode::memory_info, fixed(Opcode::memory_info, wire::DeviceIndex{2}).payload).code == cuda_error::invalid_value);
 }
 
 TEST_CASE("decode: ops without an executor are refused with the reason") {
@@ -190,5 +210,5 @@ TEST_CASE("decode: noise crashes nothing and never passes the checks") {
     f.run(s.opcode, s.payload, std::span(parts).first(dice() % 4 == 0));
     f.session.report().flush(static_cast<uint64_t>(i));
   }
-  CHECK(f.device.mapped() <= f.session.lease());
+  for (size_t device : {0u, 1u}) CHECK(f.session.holding(device).mapped <= f.session.holding(device).lease);
 }

@@ -1,5 +1,7 @@
 // A session over a device that counts instead of computing, for tests that call the decoders directly.
 #pragma once
+#include <set>
+
 #include "server/decode/decode.hpp"
 #include "server/execute/blas.hpp"
 #include "tests/unit/catch.hpp"
@@ -9,22 +11,30 @@ namespace djinn::server::test {
 using wire::Opcode;
 
 constexpr uint64_t kBase = 0x100000000000, kLive = 4 * wire::kGranule;
+constexpr uint64_t kEach = 1ull << 30;  // addresses of each of two devices
 
 // Live: [kBase, kBase + kLive).
 class CountingDevice final : public Device {
  public:
-  wire::control::Device describe() const override { return {"counting", 1ull << 30, 12, 0, 4, 1536, 1, 1}; }
+  wire::control::Device describe() const override { return {"counting", 1ull << 30, 0, 12, 0, 4, 1536, 1, 1}; }
   bool reserve(uint64_t, uint64_t) override { return true; }
-  std::string map(uint64_t, uint64_t size) override { return ++calls, mapped_ += size, ""; }
-  std::string unmap(uint64_t, uint64_t size) override { return ++calls, mapped_ -= size, ""; }
+  std::string map(uint64_t address, uint64_t size) override { return change(address, size, true); }
+  std::string unmap(uint64_t address, uint64_t size) override { return change(address, size, false); }
+  std::string change(uint64_t address, uint64_t size, bool up) {
+    ++calls;
+    for (uint64_t a = address; a < address + size; a += wire::kGranule)
+      if (granules.count(a) == up || a % wire::kGranule || size % wire::kGranule) return "not so";
+    for (uint64_t a = address; a < address + size; a += wire::kGranule) up ? void(granules.insert(a)) : void(granules.erase(a));
+    return "";
+  }
   bool live(uint64_t a, uint64_t n) const override { return !n || (a >= kBase && a - kBase <= kLive && n <= kLive - (a - kBase)); }
   bool live(uint64_t a, uint64_t pitch, uint64_t width, uint64_t height) const override {
     unsigned __int128 extent = height > 1 ? static_cast<unsigned __int128>(pitch) * (height - 1) + width : width;
     return !width || !height || (extent <= kLive && live(a, static_cast<uint64_t>(extent)));
   }
   uint64_t memory_epoch() const override { return 1; }
-  uint64_t mapped() const override { return mapped_; }
-  uint64_t peak() const override { return mapped_; }
+  uint64_t mapped() const override { return granules.size() * wire::kGranule; }
+  uint64_t peak() const override { return mapped(); }
   void upload(const wire::Upload&, std::span<const std::byte> host, uint64_t) override { ++calls, bytes += host.size(); }
   void download(const wire::Download&, uint64_t, std::span<std::byte> host) override { ++calls, bytes += host.size(); }
   const std::byte* host_view(uint64_t, uint64_t) override { return nullptr; }
@@ -33,7 +43,8 @@ class CountingDevice final : public Device {
   void fill(const wire::Fill&) override { ++calls; }
   uint64_t timestamp(uint64_t) override { return ++calls; }
   Failure launch(const std::string&, const wire::Launch&, std::span<const std::byte> p) override { return ++calls, bytes += p.size(), Failure{}; }
-  uint64_t calls = 0, bytes = 0, mapped_ = 0;
+  uint64_t calls = 0, bytes = 0;
+  std::set<uint64_t> granules;
 };
 
 struct Fixture {
@@ -45,14 +56,16 @@ struct Fixture {
           s.opened.session = 1;
           s.opened.level = level;
           s.opened.checks = checks;
-          s.opened.lease_bytes = 64 << 20;
+          s.opened.range = {kBase, 2 * kEach};
+          s.opened.devices.resize(2);
+          for (auto& d : s.opened.devices) d.lease_bytes = 64 << 20;
           s.device = &device;
           s.send = [](std::span<const std::byte>, std::span<const djinn_part> bulk) {
             for (auto& p : bulk)
               if (p.release) p.release(const_cast<void*>(p.data), p.hint);
             return true;
           };
-          s.ask_lease = [](uint64_t wanted) { return wanted; };
+          s.ask_lease = [](size_t, uint64_t wanted) { return wanted; };
           s.no_executor = "there is none in this test";
           return s;
         }()) {

@@ -53,6 +53,7 @@ TEST_CASE("options: defaults") {
   CHECK(o.memory > 0);
   CHECK(o.idle_exit == std::chrono::seconds(0));
   CHECK_FALSE(o.check);
+  CHECK(o.devices == 1);
 }
 
 TEST_CASE("options: command line over environment over file") {
@@ -91,6 +92,8 @@ TEST_CASE("options: bad values are refused with where they were written") {
   CHECK(has(bad({"--device", "cuda"}), "cuda"));
   CHECK(has(bad({"--listen", "http://x:1"}), "http://x:1"));
   CHECK(has(bad({"--threads", "0"}), "'0'"));
+  CHECK(has(bad({"--devices", "0"}), "'0'"));
+  CHECK(has(bad({"--devices", "9"}), "--devices: '9' is not a number between 1 and 8"));
   CHECK(has(bad({"--threads", "1e3"}), "1e3"));
   CHECK(has(bad({"--grace", "-1"}), "-1"));
   CHECK(has(bad({"--grace", "nan"}), "nan"));
@@ -110,6 +113,15 @@ TEST_CASE("options: addresses other than loopback need to be allowed") {
   }
   for (const char* e : {"tcp://127.0.0.1:5555", "tcp://127.3.4.5:1", "tcp://[::1]:5555", "tcp://localhost:1", "ipc:///tmp/x"})
     CHECK(good({"--listen", e}).listen.size() == 1);
+}
+
+TEST_CASE("options: the machine's memory is divided among the devices, given memory is each one's") {
+  CHECK(good({"--devices", "8"}).devices == 8);
+  CHECK(good({}, {{"DJINN_SERVER_DEVICES", "2"}}).devices == 2);
+  uint64_t alone = good({}).memory, half = good({"--devices", "2"}).memory;
+  CHECK(half <= alone / 2);
+  CHECK(half > alone / 4);
+  CHECK(good({"--devices", "2", "--memory", "4GiB"}).memory == 4ull << 30);
 }
 
 TEST_CASE("options: sizes") {

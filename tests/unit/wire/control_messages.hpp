@@ -28,11 +28,11 @@ inline control::Opened full_opened() {
   o.front_door = "tcp://127.0.0.1:5556";
   o.server_key = {1, 2, 3};
   o.range = {0x200000000000, 1ull << 36};
-  o.lease_bytes = 1ull << 30;
   o.level = control::Level::op;
   o.checks = true;
   o.computes_kernels = true;
-  o.device = {"Djinn CPU", 1ull << 33, 9, 0, 16, 2048, 1500000, 1u << 20};
+  o.devices = {{"Djinn CPU", 1ull << 33, 1ull << 30, 9, 0, 16, 2048, 1500000, 1u << 20},
+               {"another", 1ull << 32, 1ull << 29, 8, 6, 8, 1536, 1000000, 1u << 21}};
   o.server_host = "server";
   o.server_version = "0.1.0";
   o.torch = "2.14.1";

@@ -70,7 +70,9 @@ TEST_CASE("fields keep their values") {
   CHECK(opened->token == full_opened().token);
   CHECK(opened->server_key == std::vector<uint8_t>{1, 2, 3});
   CHECK(opened->checks);
-  CHECK(opened->device.clock_khz == 1500000);
+  REQUIRE(opened->devices.size() == 2);
+  CHECK(opened->devices[0].clock_khz == 1500000);
+  CHECK(opened->devices[1].lease_bytes == 1ull << 29);
   CHECK(opened->ops == full_opened().ops);
 }
 
@@ -99,6 +101,13 @@ TEST_CASE("limits hold for messages that are otherwise true") {
   CHECK(control::decode<control::Refused>(control::encode(Kind::refused, longest), Kind::refused));
   longest.reason += 'x';
   CHECK_FALSE(control::decode<control::Refused>(control::encode(Kind::refused, longest), Kind::refused));
+  control::Opened opened = full_opened();
+  opened.devices.resize(wire::kDevicesMax);
+  CHECK(control::decode<control::Opened>(control::encode(Kind::opened, opened), Kind::opened));
+  opened.devices.emplace_back();
+  CHECK_FALSE(control::decode<control::Opened>(control::encode(Kind::opened, opened), Kind::opened));
+  opened.devices.clear();
+  CHECK_FALSE(control::decode<control::Opened>(control::encode(Kind::opened, opened), Kind::opened));
   control::Opened many = full_opened();
   many.ops.assign(wire::kControlListMax, "a");
   CHECK(control::decode<control::Opened>(control::encode(Kind::opened, many), Kind::opened));
