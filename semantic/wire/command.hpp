@@ -27,6 +27,8 @@ enum class Opcode : uint32_t {
   event_record = 0x34,    // post EventRecord → later an `event_done` record when timed
   event_destroy = 0x35,   // post Handle
   synchronize = 0x36,     // call Handle (stream; ~0 = whole session) → empty reply
+  // between devices: all that collectives need beyond copies
+  reduce = 0x38,  // post Reduce, then put_array<uint64_t>(addresses of the arrays; one of them may be the destination)
   // modules and launches
   module_load = 0x40,    // post ModuleLoad; the image (one cubin or PTX) in the bulk parts
   module_unload = 0x41,  // post Handle
@@ -82,6 +84,41 @@ struct Fill {
   uint64_t stream, address, pitch, width, height;  // width in bytes
   uint32_t value, element;                         // element size 1, 2 or 4; value in its low bytes
 };
+// By NCCL's numbers (asserted in interpose/entry/nccl.cpp).
+enum class ReduceType : uint32_t {
+  int8 = 0,
+  uint8 = 1,
+  int32 = 2,
+  uint32 = 3,
+  int64 = 4,
+  uint64 = 5,
+  float16 = 6,
+  float32 = 7,
+  float64 = 8,
+  bfloat16 = 9
+};
+enum class ReduceOperation : uint32_t { sum = 0, product = 1, maximum = 2, minimum = 3, average = 4 };
+struct Reduce {
+  uint64_t stream, destination, count;  // elements of each array
+  ReduceType type;
+  ReduceOperation operation;
+};
+// 0: no type that can be reduced.
+constexpr uint64_t element_bytes(ReduceType t) {
+  switch (t) {
+    case ReduceType::int8:
+    case ReduceType::uint8: return 1;
+    case ReduceType::float16:
+    case ReduceType::bfloat16: return 2;
+    case ReduceType::int32:
+    case ReduceType::uint32:
+    case ReduceType::float32: return 4;
+    case ReduceType::int64:
+    case ReduceType::uint64:
+    case ReduceType::float64: return 8;
+  }
+  return 0;
+}
 struct Handle {
   uint64_t id;
 };
@@ -138,7 +175,7 @@ struct Pushed {
 
 template <class... T>
 constexpr bool kWireLayout = ((std::is_trivially_copyable_v<T> && sizeof(T) % 8 == 0 && std::has_unique_object_representations_v<T>)&&...);
-static_assert(kWireLayout<MapMemory, DeviceIndex, Lease, LeaseReply, MemoryInfo, Upload, Download, Copy, Fill, Handle, StreamCreate, StreamWait,
-                          EventRecord, ModuleLoad, KernelGet, Launch, Reply, EventDone, Error, Pushed>);
+static_assert(kWireLayout<MapMemory, DeviceIndex, Lease, LeaseReply, MemoryInfo, Upload, Download, Copy, Fill, Reduce, Handle, StreamCreate,
+                          StreamWait, EventRecord, ModuleLoad, KernelGet, Launch, Reply, EventDone, Error, Pushed>);
 
 }  // namespace djinn::wire

@@ -41,6 +41,8 @@ constexpr uint64_t kCreditTickets = 16384;
 constexpr uint64_t kCreditBytes = 256ull << 20;
 // Devices of one session: as many as a large machine has GPUs, and each still gets 32 GiB of the 256 GiB of addresses that a client offers.
 constexpr uint32_t kDevicesMax = 8;
+// Arrays that one reduction combines: one of each device.
+constexpr uint32_t kReduceSourcesMax = kDevicesMax;
 // Device granule: CUDA's own VMM granularity, and the unit of mapping on the wire.
 constexpr uint64_t kGranule = 2ull << 20;
 

@@ -37,6 +37,7 @@ static Function find_command(Opcode opcode) {
     case Opcode::push_download: return push_download;
     case Opcode::copy: return copy;
     case Opcode::fill: return fill;
+    case Opcode::reduce: return reduce;
     case Opcode::stream_create: return stream_create;
     case Opcode::stream_destroy: return stream_destroy;
     case Opcode::stream_wait: return stream_wait;

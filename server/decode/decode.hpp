@@ -35,6 +35,7 @@ Failure download(Session&, const Command&);
 Failure push_download(Session&, const Command&);
 Failure copy(Session&, const Command&);
 Failure fill(Session&, const Command&);
+Failure reduce(Session&, const Command&);
 Failure stream_create(Session&, const Command&);
 Failure stream_destroy(Session&, const Command&);
 Failure stream_wait(Session&, const Command&);

@@ -50,6 +50,7 @@ class Device {
   virtual const std::byte* host_view(uint64_t address, uint64_t bytes) = 0;
   virtual void copy(const wire::Copy& c) = 0;
   virtual void fill(const wire::Fill& f) = 0;
+  virtual void reduce(const wire::Reduce& r, std::span<const uint64_t> sources) = 0;
   // Nanoseconds of the device's clock when everything issued on the stream so far is done.
   virtual uint64_t timestamp(uint64_t stream) = 0;
   // `kernel` is the mangled name. The CPU device runs kernels that carry PTX (later) and refuses SASS by name.

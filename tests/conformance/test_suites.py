@@ -22,6 +22,9 @@ class Suites(Case):
     def test_cuda(self):
         self.passes("cuda")
 
+    def test_devices(self):
+        self.passes("devices")
+
 
 if __name__ == "__main__":
     unittest.main(verbosity=2)

@@ -7,6 +7,7 @@
 
 #include "server/execute/blas.hpp"
 #include "server/execute/cpu/arena.hpp"
+#include "server/execute/cpu/reduce.hpp"
 #include "server/execute/device.hpp"
 
 namespace djinn::server {
@@ -77,6 +78,7 @@ class CpuDevice final : public Device {
         for (uint64_t i = 0; i + f.element <= f.width; i += f.element) std::memcpy(p + i, &f.value, f.element);
     }
   }
+  void reduce(const wire::Reduce& r, std::span<const uint64_t> sources) override { cpu_reduce(r, sources); }
   uint64_t timestamp(uint64_t) override {
     timespec t;
     clock_gettime(CLOCK_MONOTONIC, &t);

@@ -179,6 +179,7 @@ Failure FakeLink::dispatch(Sent& s, std::vector<std::byte>& answer, std::vector<
     case Opcode::stream_wait:
     case Opcode::event_destroy:
     case Opcode::synchronize: return {};
+    case Opcode::reduce:
     case Opcode::module_load:
     case Opcode::module_unload:
     case Opcode::kernel_get:

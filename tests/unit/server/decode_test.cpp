@@ -1,5 +1,6 @@
 // Every command through its decoder, on a device that counts instead of computing: right payloads reach it as written, each prefix and each excess of
 // one is refused, extents outside live memory never reach it, and noise crashes nothing.
+#include <array>
 #include <cstring>
 #include <random>
 
@@ -35,6 +36,7 @@ std::vector<Sample> samples() {
       fixed(Opcode::push_download, wire::Download{0, kBase, 64, 20, 3}),
       fixed(Opcode::copy, wire::Copy{0, kBase, 64, kBase + 4096, 32, 20, 3}),
       fixed(Opcode::fill, wire::Fill{0, kBase, 64, 20, 3, 9, 4}),
+      fixed(Opcode::reduce, wire::Reduce{0, kBase, 10, wire::ReduceType::float32, wire::ReduceOperation::sum}),
       fixed(Opcode::stream_create, wire::StreamCreate{9, 0, 0}),
       fixed(Opcode::stream_destroy, wire::Handle{3}),
       fixed(Opcode::stream_wait, wire::StreamWait{0, 8}),
@@ -49,6 +51,7 @@ std::vector<Sample> samples() {
   };
   for (Sample& s : v) {
     if (s.opcode == Opcode::upload) wire::Writer(s.payload).put_bytes("01234567890123456789", 20);
+    if (s.opcode == Opcode::reduce) wire::Writer(s.payload).put_array(std::span<const uint64_t>(std::array{kBase, kBase + 4096}));
     if (s.opcode == Opcode::kernel_get) wire::Writer(s.payload).put_string("name");
     if (s.opcode == Opcode::launch) wire::Writer(s.payload).put_bytes("0123456789", 10);
   }
@@ -187,6 +190,31 @@ TEST_CASE("decode: leases and memory by device, and no device beyond the last") 
   CHECK(f.run(Opcode::lease, fixed(Opcode::lease, wire::Lease{2, 1 << 20}).payload).code == cuda_error::invalid_value);
   CHECK(f.run(Opcode::lease, fixed(Opcode::lease, wire::Lease{~0ull, 1 << 20}).payload).code == cuda_error::invalid_value);
   CHECK(f.run(Opcode::memory_info, fixed(Opcode::memory_info, wire::DeviceIndex{2}).payload).code == cuda_error::invalid_value);
+}
+
+TEST_CASE("decode: a reduction names known types, live arrays, and not more of them than there are devices") {
+  Fixture f;
+  auto run = [&](wire::Reduce r, std::vector<uint64_t> sources) {
+    Sample s = fixed(Opcode::reduce, r);
+    wire::Writer(s.payload).put_array(std::span<const uint64_t>(sources));
+    return f.run(s.opcode, s.payload).code;
+  };
+  using enum wire::ReduceOperation;
+  using Type = wire::ReduceType;
+  CHECK(run({0, kBase, 10, Type::float32, sum}, {kBase, kBase + 4096}) == 0);
+  CHECK(run({0, kBase, 0, Type::float32, sum}, {1 << 20}) == 0);  // nothing lies anywhere
+  f.device.calls = 0;
+  CHECK(run({0, kBase, 10, Type(10), sum}, {kBase}) == cuda_error::invalid_value);
+  CHECK(run({0, kBase, 10, Type::float32, wire::ReduceOperation(5)}, {kBase}) == cuda_error::invalid_value);
+  CHECK(run({0, kBase, 10, Type::float32, sum}, {}) == cuda_error::invalid_value);
+  CHECK(run({0, kBase, ~0ull, Type::float32, sum}, {kBase}) == cuda_error::invalid_value);
+  CHECK(run({0, kBase + 2, 10, Type::float32, sum}, {kBase}) == cuda_error::invalid_value);
+  CHECK(run({9, kBase, 10, Type::float32, sum}, {kBase}) == cuda_error::invalid_resource_handle);
+  CHECK(run({0, kBase, 10, Type::float32, sum}, {kBase, kBase + kLive - 39}) == cuda_error::illegal_address);
+  CHECK(run({0, kBase + kLive, 10, Type::float32, sum}, {kBase}) == cuda_error::illegal_address);
+  CHECK(run({0, kBase, 10, Type::float32, sum}, std::vector<uint64_t>(wire::kReduceSourcesMax + 1, kBase)) ==
+        cuda_error::unknown);  // ends the session
+  CHECK(f.device.calls == 0);
 }
 
 TEST_CASE("decode: ops without an executor are refused with the reason") {

@@ -41,6 +41,7 @@ class CountingDevice final : public Device {
   const Blas& blas() const override { return cpu_blas(); }
   void copy(const wire::Copy&) override { ++calls; }
   void fill(const wire::Fill&) override { ++calls; }
+  void reduce(const wire::Reduce&, std::span<const uint64_t>) override { ++calls; }
   uint64_t timestamp(uint64_t) override { return ++calls; }
   Failure launch(const std::string&, const wire::Launch&, std::span<const std::byte> p) override { return ++calls, bytes += p.size(), Failure{}; }
   uint64_t calls = 0, bytes = 0;
