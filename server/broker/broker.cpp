@@ -90,8 +90,10 @@ void Broker::announce() {
   std::string where;
   for (const auto& l : listeners_)
     where += fmt::format("{}{} (front door {})", where.empty() ? "" : ", ", l->endpoint().text(), l->front_endpoint().text());
-  fmt::print(stderr, "djinn-gpu-server {}: listening on {}, device {}, {} threads, {:.1f} GiB, {}\n", DJINN_VERSION, where, options_.device,
-             options_.threads, static_cast<double>(options_.memory) / (1 << 30), torch.empty() ? "no torch: call level only" : "torch " + torch);
+  std::string device = options_.devices == 1 ? "device " + options_.device : fmt::format("{} devices {}", options_.devices, options_.device);
+  fmt::print(stderr, "djinn-gpu-server {}: listening on {}, {}, {} threads, {:.1f} GiB{}, {}\n", DJINN_VERSION, where, device, options_.threads,
+             static_cast<double>(options_.memory) / (1 << 30), options_.devices == 1 ? "" : " each",
+             torch.empty() ? "no torch: call level only" : "torch " + torch);
   if (options_.ready_fd < 0) return;
   std::string line = "ready " + listeners_.front()->endpoint().text() + "\n";
   if (::write(options_.ready_fd, line.data(), line.size()) < 0) spdlog::warn("--ready-fd {}: {}", options_.ready_fd, strerror(errno));

@@ -1,6 +1,7 @@
 """Two devices: placement, copies between them, streams, events, random numbers and memory of each, torch.cuda.comm, NCCL, DataParallel; see suite.py."""
 import copy
 import ctypes
+import gc
 import threading
 
 import torch
@@ -199,6 +200,38 @@ def streams_and_events():
         raises("", lambda: torch.cuda.Event().wait(s0) or begin.record(s1))
 
 
+# ---- training ----
+
+@on_two("GradScaler, clipping, foreach and fused optimizers, checkpointing, with parameters on both devices: equal to the CPU")
+def training():
+    from torch.utils.checkpoint import checkpoint
+
+    def train(first, second, make, scaled):
+        torch.manual_seed(2)
+        a, b = nn.Linear(8, 16).to(first), nn.Linear(16, 3).to(second)
+        optimizer, losses = make([*a.parameters(), *b.parameters()]), []
+        scaler = torch.amp.GradScaler(torch.device(first).type, init_scale=4.0, growth_interval=2, enabled=scaled)
+        for step in range(5):
+            x, y = torch.randn(6, 8), torch.randn(6, 3)
+            h = checkpoint(lambda v: torch.tanh(a(v)), x.to(first).requires_grad_(), use_reentrant=False)
+            loss = ((b(h.to(second)) - y.to(second)) ** 2).mean()
+            optimizer.zero_grad()
+            scaler.scale(loss).backward()
+            if scaled and step == 2:
+                b.weight.grad.fill_(float("inf"))  # the step is skipped on both devices
+            scaler.unscale_(optimizer)
+            norm = nn.utils.clip_grad_norm_([*a.parameters(), *b.parameters()], 0.5)
+            scaler.step(optimizer)
+            scaler.update()
+            losses += [loss.item(), 0.0 if scaled and step == 2 else norm.item()]
+        return losses, scaler.get_scale(), [p.detach() for p in (*a.parameters(), *b.parameters())]
+    for make in (lambda p: torch.optim.AdamW(p, lr=0.01, fused=True), lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9, foreach=True),
+                 lambda p: torch.optim.Adam(p, lr=0.01, foreach=True, weight_decay=0.1)):
+        for scaled in (False, True):
+            compare(train("cuda:0", "cuda:1", make, scaled), train("cpu", "cpu", make, scaled), rtol=1e-4, atol=1e-5)
+            compare(train("cuda:1", "cuda:0", make, scaled), train("cpu", "cpu", make, scaled), rtol=1e-4, atol=1e-5)
+
+
 # ---- random numbers and memory ----
 
 @on_two("each device has its generator: seeds, states, one device's draws leave the other's alone")
@@ -225,8 +258,13 @@ def random_numbers():
     assert torch.equal(torch.rand(1000, device="cuda:1", generator=g).cpu(), a)
 
 
-@on_two("memory of each device: allocated, reserved, peak, mem_get_info, empty_cache, out of memory of one only", alone=True)
+@on_two("memory of each device: allocated, reserved, peak, mem_get_info, empty_cache, out of memory of one only")
 def memory():
+    gc.collect()
+    for d in (0, 1):
+        torch.cuda.set_device(d)
+        torch.cuda.empty_cache()
+    torch.cuda.set_device(0)
     for d in (0, 1):
         other = 1 - d
         before, other_before = torch.cuda.memory_allocated(d), torch.cuda.memory_allocated(other)
@@ -315,7 +353,7 @@ def nccl_collectives():
     raises("", lambda: nccl.all_reduce([torch.ones(3, device="cuda:0"), torch.ones(4, device="cuda:1")]))
 
 
-@on_two("a process group of one rank, by NCCL", alone=True)
+@on_two("a process group of one rank, by NCCL")
 def process_group():
     import torch.distributed as dist
     store = dist.HashStore()
@@ -469,7 +507,75 @@ def saving():
         compare(y["a"], torch.arange(4.0))
 
 
-# ---- CUDA_VISIBLE_DEVICES ----
+@on_two("default, current and external streams of both devices; set_device inside of a device's context; storages and legacy constructors")
+def identities():
+    assert torch.cuda.default_stream(0) != torch.cuda.default_stream(1) and torch.cuda.default_stream(1).device.index == 1
+    with torch.cuda.device(1):
+        assert torch.cuda.current_stream() == torch.cuda.default_stream(1) == torch.cuda.current_stream(1)
+        torch.cuda.set_device(0)
+        assert torch.randn(2).cuda().get_device() == 0
+        raw = ctypes.c_ulonglong(0)
+        with torch.cuda.device(1):
+            assert torch.cuda.cudart().cudaStreamCreate(ctypes.addressof(raw)) == 0 and raw.value
+        s = torch.cuda.ExternalStream(raw.value, device="cuda:1")
+        with torch.cuda.stream(s):
+            x = torch.ones(5, device="cuda:1") * 3
+        s.synchronize()
+        compare(x, torch.full((5,), 3.0))
+        assert torch.cuda.cudart().cudaStreamDestroy(raw.value) == 0
+        torch.cuda.set_device(1)
+    assert torch.cuda.current_device() == 0
+    e = torch.cuda.Event()
+    assert e.device is None
+    e.record(torch.cuda.Stream(1))
+    assert e.device.index == 1
+    x = torch.randn(4, 4, device="cuda:1")
+    for kind in ("byte", "int", "half", "double"):
+        assert getattr(x.storage(), kind)().get_device() == 1
+    assert x.storage().clone().get_device() == 1 and torch.cuda.FloatTensor(1, device=1).get_device() == 1
+    assert x.new([1, 2]).get_device() == 1 and x.new([1], device=0).get_device() == 0
+    assert copy.deepcopy(x).get_device() == 1
+
+
+@case("four devices: communication, collectives of four ranks, DataParallel", server=("--devices", 4, "--memory", "256MiB"))
+def four():
+    devices = range(torch.cuda.device_count())
+    assert len(devices) == 4
+    x = torch.randn(4, 10, 3)
+    parts = [x[d].to(f"cuda:{d}") for d in devices]
+    compare(comm.reduce_add(parts, destination=2), x.sum(0))
+    compare(comm.gather(comm.scatter(x.cuda(3), devices), destination=1), x)
+    nccl.all_reduce(parts, out := [torch.empty_like(p) for p in parts], op=4)
+    compare(out, [x.mean(0)] * 4)
+    nccl.all_gather(parts, out := [torch.empty(40, 3, device=p.device) for p in parts])
+    compare(out, [x.view(40, 3)] * 4)
+    nccl.reduce_scatter(out, parts)
+    compare(parts, [x[d] * 4 for d in devices])
+    net = small_net()
+    parallel = nn.DataParallel(copy.deepcopy(net).cuda(0))
+    y = torch.randn(10, 3, 8, 8)
+    compare(parallel.eval()(y), net.eval()(y), rtol=1e-4, atol=1e-4)
+
+
+# ---- processes of their own ----
+
+@on_two("two threads that begin with CUDA at once, each on a device of its own", alone=True)
+def first_use_by_threads():
+    results = {}
+    both = [threading.Thread(target=lambda d=d: results.update({d: torch.tensor([d + 1.0]).cuda(d)})) for d in (0, 1)]
+    for t in both:
+        t.start()
+    for t in both:
+        t.join()
+    assert where(results[0], results[1]) == [0, 1]
+    compare([results[0], results[1]], [torch.tensor([1.0]), torch.tensor([2.0])])
+
+
+@on_two("placement and mixing without the shape cache", slow=True, env={"DJINN_PERF": "no_shape_cache"})
+def without_cache():
+    placement()
+    mixing()
+
 
 @on_two("CUDA_VISIBLE_DEVICES=1 shows the second device as the first", env={"CUDA_VISIBLE_DEVICES": "1"})
 def visible_second():
@@ -488,7 +594,7 @@ def visible_reordered():
     compare(x.to("cuda:0")[:4], torch.ones(4, dtype=torch.uint8))
 
 
-@on_two("CUDA_VISIBLE_DEVICES=0,1 with more than there are shows those that are", env={"CUDA_VISIBLE_DEVICES": "0,1,2"})
+@on_two("CUDA_VISIBLE_DEVICES=0,1 with more than there are shows those that are", slow=True, env={"CUDA_VISIBLE_DEVICES": "0,1,2"})
 def visible_too_many():
     assert torch.cuda.device_count() == 2
 
