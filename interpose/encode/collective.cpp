@@ -18,6 +18,7 @@ namespace {
 
 // A rank that is late has work to do; one that has not even joined is most likely in another process, where it cannot.
 constexpr auto kSayAfter = 10s, kPatience = 600s, kPatienceToJoin = 60s;
+constexpr auto kLook = 200ms;  // after the session
 
 std::byte* at(const void* p, uint64_t bytes) { return static_cast<std::byte*>(const_cast<void*>(p)) + bytes; }
 uint64_t address(const void* p) { return reinterpret_cast<uint64_t>(p); }
@@ -89,9 +90,12 @@ uint64_t element_bytes(uint32_t type) {
   return bytes ? bytes : type < kElementTypes ? 1 : 0;  // the two kinds of float8
 }
 
-bool Clique::join(size_t rank) {
+std::string Clique::join(size_t rank, int device) {
   std::lock_guard lock(mutex_);
-  return !std::exchange(joined_[rank], uint8_t{1});
+  if (devices_[rank] >= 0) return "rank " + std::to_string(rank) + " has joined already";
+  if (std::find(devices_.begin(), devices_.end(), device) != devices_.end()) return "several ranks on device " + std::to_string(device);
+  devices_[rank] = device;
+  return {};
 }
 
 void Clique::fail(std::string why) {
@@ -141,8 +145,21 @@ void Clique::match() {
 std::string Clique::missing() const {
   std::string list;
   for (size_t r = 0; r < ranks(); r++)
-    if (waiting_[r].empty()) list += (list.empty() ? "" : ", ") + std::to_string(r) + (joined_[r] ? "" : " (not in this process)");
+    if (waiting_[r].empty()) list += (list.empty() ? "" : ", ") + std::to_string(r) + (devices_[r] >= 0 ? "" : " (not in this process)");
   return list;
+}
+
+// Until nothing is left, or nothing goes on.
+void Clique::await(std::unique_lock<std::mutex>& lock, const size_t& left) {
+  auto begin = std::chrono::steady_clock::now();
+  bool said = false;
+  while (!changed_.wait_for(lock, kLook, [&] { return !left || !broken_.empty(); })) {
+    auto waited = std::chrono::steady_clock::now() - begin;
+    bool all_here = std::find(devices_.begin(), devices_.end(), -1) == devices_.end();
+    if (session_error()) fail("the session is lost");
+    else if (waited > (all_here ? kPatience : kPatienceToJoin)) fail("gave up waiting for rank " + missing());
+    else if (waited > kSayAfter && !std::exchange(said, true)) say(Level::warning, "NCCL: a collective waits for rank %s", missing().c_str());
+  }
 }
 
 std::string Clique::submit(std::span<const Said> calls) {
@@ -158,14 +175,7 @@ std::string Clique::submit(std::span<const Said> calls) {
   }
   count(counters().calls, calls.size());
   match();
-  auto begin = std::chrono::steady_clock::now();
-  for (bool said = false; left && broken_.empty(); said = true) {
-    bool all_here = std::find(joined_.begin(), joined_.end(), 0) == joined_.end();
-    auto until = begin + (!said ? kSayAfter : all_here ? kPatience : kPatienceToJoin);
-    if (changed_.wait_until(lock, until, [&] { return !left || !broken_.empty(); })) break;
-    if (said) fail("gave up waiting for rank " + missing());
-    else say(Level::warning, "NCCL: a collective waits for rank %s", missing().c_str());
-  }
+  await(lock, left);
   return left ? broken_ : std::string();
 }
 

@@ -35,10 +35,10 @@ struct CollectiveCall {
 // Ranks that talk to each other.
 class Clique {
  public:
-  explicit Clique(size_t ranks) : joined_(ranks), waiting_(ranks), sends_(ranks * ranks), receives_(ranks * ranks) {}
-  size_t ranks() const { return joined_.size(); }
-  // False: that rank is there already.
-  bool join(size_t rank);
+  explicit Clique(size_t ranks) : devices_(ranks, -1), waiting_(ranks), sends_(ranks * ranks), receives_(ranks * ranks) {}
+  size_t ranks() const { return devices_.size(); }
+  // Empty, or why not.
+  std::string join(size_t rank, int device);
 
   // What one caller said in one group.
   struct Said {
@@ -59,12 +59,13 @@ class Clique {
   void match();
   void match_collectives();
   void match_transfers();
+  void await(std::unique_lock<std::mutex>& lock, const size_t& left);
   void fail(std::string why);
   std::string missing() const;
 
   std::mutex mutex_;
   std::condition_variable changed_;
-  std::vector<uint8_t> joined_;
+  std::vector<int> devices_;             // of each rank; -1: it has not joined
   std::vector<Queue> waiting_;           // collectives, by rank
   std::vector<Queue> sends_, receives_;  // by sender * ranks + receiver
   std::string broken_;                   // why nothing goes on

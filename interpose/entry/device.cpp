@@ -36,7 +36,7 @@ DJINN_EXPORT cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attri
 DJINN_EXPORT cudaError_t cudaDeviceGetPCIBusId(char* text, int size, int device) {
   if (!text || size < 13) return fail(cudaErrorInvalidValue);
   if (!valid_device(device)) return fail(cudaErrorInvalidDevice);
-  snprintf(text, static_cast<size_t>(size), "0000:%02x:00.0", device);
+  snprintf(text, static_cast<size_t>(size), "0000:%02x:00.0", static_cast<unsigned>(pci_bus(device)));
   return cudaSuccess;
 }
 DJINN_EXPORT cudaError_t cudaDeviceGetStreamPriorityRange(int* least, int* greatest) {

@@ -165,7 +165,7 @@ ncclResult_t join(ncclComm_t* out, int ranks, const ncclUniqueId& bytes, int ran
                                         ": Djinn has collectives among the devices of one process only");
   if (!known->second) known->second = std::make_shared<Clique>(static_cast<size_t>(ranks));
   if (known->second->ranks() != static_cast<size_t>(ranks)) return refuse(ncclInvalidArgument, "ranks that disagree about how many they are");
-  if (!known->second->join(static_cast<size_t>(rank))) return refuse(ncclInvalidUsage, "rank " + std::to_string(rank) + " has joined already");
+  if (std::string why = known->second->join(static_cast<size_t>(rank), current_device()); !why.empty()) return refuse(ncclInvalidUsage, why);
   return mint(out, known->second, static_cast<size_t>(rank), current_device());
 }
 
@@ -177,16 +177,13 @@ DJINN_EXPORT ncclResult_t ncclCommInitAll(ncclComm_t* comms, int count, const in
   if (!comms || count < 1) return ncclInvalidArgument;
   if (need_context()) return ncclUnhandledCudaError;
   auto clique = std::make_shared<Clique>(static_cast<size_t>(count));
+  auto device_of = [&](int rank) { return devices ? devices[rank] : rank; };
   for (int r = 0; r < count; r++) {
-    int device = devices ? devices[r] : r;
-    if (!valid_device(device)) return refuse(ncclInvalidArgument, "there is no device " + std::to_string(device));
-    for (int before = 0; devices && before < r; before++)
-      if (devices[before] == device) return refuse(ncclInvalidUsage, "several ranks on device " + std::to_string(device));
+    if (!valid_device(device_of(r))) return refuse(ncclInvalidArgument, "there is no device " + std::to_string(device_of(r)));
+    if (std::string why = clique->join(static_cast<size_t>(r), device_of(r)); !why.empty()) return refuse(ncclInvalidUsage, why);
   }
-  for (int r = 0; r < count; r++) {
-    clique->join(static_cast<size_t>(r));
-    if (ncclResult_t e = mint(&comms[r], clique, static_cast<size_t>(r), devices ? devices[r] : r)) return e;
-  }
+  for (int r = 0; r < count; r++)
+    if (ncclResult_t e = mint(&comms[r], clique, static_cast<size_t>(r), device_of(r))) return e;
   return ncclSuccess;
 }
 DJINN_EXPORT ncclResult_t ncclGetUniqueId(ncclUniqueId* out) {

@@ -70,11 +70,13 @@ bool set_peer_access(int device, int peer, bool enabled) {
   return enabled ? !(peer_access.fetch_or(bit) & bit) : (peer_access.fetch_and(~bit) & bit) != 0;
 }
 
+int pci_bus(int device) { return static_cast<int>(session()->devices[static_cast<size_t>(device)]); }
+
 void fill_properties(cudaDeviceProp& p, int device) {
   const djinn_link_device& o = session()->device(device);
   std::memset(&p, 0, sizeof p);
   std::snprintf(p.name, sizeof p.name, "%s", o.name);
-  std::snprintf(p.uuid.bytes, sizeof p.uuid.bytes, "djinn%u-%zu", session()->opened.worker_pid, session()->devices[static_cast<size_t>(device)]);
+  std::snprintf(p.uuid.bytes, sizeof p.uuid.bytes, "djinn%u-%d", session()->opened.worker_pid, pci_bus(device));
   p.totalGlobalMem = o.total_memory;
   p.sharedMemPerBlock = kSharedPerBlock;
   p.sharedMemPerBlockOptin = kSharedBytesMax;
@@ -94,7 +96,7 @@ void fill_properties(cudaDeviceProp& p, int device) {
   p.major = static_cast<int>(o.major);
   p.minor = static_cast<int>(o.minor);
   p.multiProcessorCount = static_cast<int>(o.multiprocessors);
-  p.pciBusID = device;
+  p.pciBusID = pci_bus(device);
   p.maxThreadsPerMultiProcessor = static_cast<int>(o.threads_per_multiprocessor);
   p.maxBlocksPerMultiProcessor = kBlocksPerMultiprocessor;
   p.l2CacheSize = static_cast<int>(o.l2_bytes);
@@ -135,7 +137,7 @@ bool device_attribute(int attribute, int& value, int device) {
     case cudaDevAttrGlobalL1CacheSupported:
     case cudaDevAttrLocalL1CacheSupported: value = 1; break;
     case cudaDevAttrAsyncEngineCount: value = 2; break;
-    case cudaDevAttrPciBusId: value = device; break;
+    case cudaDevAttrPciBusId: value = pci_bus(device); break;
     case cudaDevAttrL2CacheSize: value = static_cast<int>(o.l2_bytes); break;
     case cudaDevAttrMaxThreadsPerMultiProcessor: value = static_cast<int>(o.threads_per_multiprocessor); break;
     case cudaDevAttrComputeCapabilityMajor: value = static_cast<int>(o.major); break;

@@ -27,6 +27,8 @@ bool can_access_peer(int device, int peer);
 // False when it is so already.
 bool set_peer_access(int device, int peer, bool enabled);
 
+// Made up, and the server's: CUDA_VISIBLE_DEVICES does not change it.
+int pci_bus(int device);
 void fill_properties(cudaDeviceProp& p, int device);
 bool device_attribute(int attribute, int& value, int device);  // cudaDeviceAttr and CUdevice_attribute have the same numbers
 

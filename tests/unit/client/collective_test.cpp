@@ -4,6 +4,8 @@
 
 #include <cuda_runtime_api.h>
 
+#include <unistd.h>
+
 #include <thread>
 
 #include "tests/unit/client/fixture.hpp"
@@ -22,7 +24,7 @@ struct Rig {
   std::shared_ptr<Clique> clique = std::make_shared<Clique>(2);
   std::byte* memory = nullptr;  // eight arrays
   Rig() {
-    for (size_t r : {0u, 1u}) REQUIRE(clique->join(r));
+    for (size_t r : {0u, 1u}) REQUIRE(clique->join(r, static_cast<int>(r)) == "");
     void* p = nullptr;
     REQUIRE(cudaMalloc(&p, 8 * kBytes) == cudaSuccess);
     memory = static_cast<std::byte*>(p);
@@ -159,5 +161,27 @@ TEST_CASE("who waits for a rank that aborts is told") {
   rig.clique->abort("rank 1 is gone");
   waiter.join();
   CHECK(why == "rank 1 is gone");
-  CHECK_FALSE(rig.clique->join(0));
+}
+
+TEST_CASE("a rank joins once, on a device of its own") {
+  Clique clique(3);
+  CHECK(clique.join(1, 0) == "");
+  CHECK(clique.join(1, 1).find("already") != std::string::npos);
+  CHECK(clique.join(0, 0).find("several ranks on device 0") != std::string::npos);
+  CHECK(clique.join(0, 1) == "");
+}
+
+TEST_CASE("child: a collective whose session is lost", "[.][collective-lost]") {
+  Rig rig;
+  std::string why;
+  std::thread waiter([&] { why = rig.clique->submit(std::vector{rig.said(0, Kind::all_reduce)}); });
+  fake().lose("djinn-gpu-server at x: gone");
+  waiter.join();
+  CHECK(why == "the session is lost");
+  printf("told in time\n");
+  fflush(stdout);
+  _exit(0);  // the rig's own end would wait for a session
+}
+TEST_CASE("who waits when the session is lost is told") {
+  CHECK(run_case("collective-lost", {"DJINN_SERVER=tcp://127.0.0.1:1"}).output.find("told in time") != std::string::npos);
 }
