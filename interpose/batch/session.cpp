@@ -147,7 +147,6 @@ std::string open_link(SessionState& s, const std::string& endpoint, bool local) 
   s.link = s.api->open(&config, &events, &s.opened, error, sizeof error);
   release_ranges(ranges, s.opened.range_address, s.link ? s.opened.range_size : 0);
   if (!s.link) return error;
-  if (s.opened.range_size / s.opened.device_count < wire::kGranule) return endpoint + " answered a range too small for its devices";
   s.devices = visible_devices(s.opened.device_count);
   if (s.opened.relayed) say(Level::warning, "the worker cannot be reached directly; data is relayed by the broker at %s", endpoint.c_str());
   return {};

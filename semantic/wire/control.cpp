@@ -11,8 +11,8 @@ static_assert(ControlHeader{}.version == kVersion);
 // The archive takes any number for an enumeration, and any list; which ones make sense is said here.
 template <class T>
 static bool sensible(const T& body) {
-  if constexpr (requires { body.devices; })
-    if (body.devices.empty() || body.devices.size() > kDevicesMax) return false;
+  if constexpr (requires { body.devices; })  // each with addresses of its own
+    if (body.devices.empty() || body.devices.size() > kDevicesMax || body.range.size / body.devices.size() < kGranule) return false;
   if constexpr (requires { body.level; }) return body.level <= Level::op;
   return true;
 }

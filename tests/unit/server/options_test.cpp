@@ -140,5 +140,5 @@ TEST_CASE("options: help and version") {
     CHECK_FALSE(std::get<Said>(r).text.empty());
   }
   auto r = parse({"--help"});
-  for (const char* word : {"--listen", "--torch", "--grace", "environment", "--config"}) CHECK(has(std::get<Said>(r).text, word));
+  for (const char* word : {"--listen", "--torch", "--devices", "--grace", "environment", "--config"}) CHECK(has(std::get<Said>(r).text, word));
 }

@@ -106,6 +106,11 @@ TEST_CASE("limits hold for messages that are otherwise true") {
   CHECK(control::decode<control::Opened>(control::encode(Kind::opened, opened), Kind::opened));
   opened.devices.emplace_back();
   CHECK_FALSE(control::decode<control::Opened>(control::encode(Kind::opened, opened), Kind::opened));
+  opened = full_opened();
+  opened.range.size = 4 * wire::kGranule - 1;
+  CHECK(control::decode<control::Opened>(control::encode(Kind::opened, opened), Kind::opened));
+  opened.range.size = 2 * wire::kGranule - 1;
+  CHECK_FALSE(control::decode<control::Opened>(control::encode(Kind::opened, opened), Kind::opened));
   opened.devices.clear();
   CHECK_FALSE(control::decode<control::Opened>(control::encode(Kind::opened, opened), Kind::opened));
   control::Opened many = full_opened();
