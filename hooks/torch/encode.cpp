@@ -28,6 +28,7 @@ constexpr size_t kHostTensorMax = 2u << 20;
 constexpr size_t kKeyedBytesMax = 512;
 // Descriptions that one thread keeps before it forgets them all and begins anew.
 constexpr size_t kInternedMax = 1u << 15;
+constexpr size_t kSlotsAtFirst = 1u << 9;  // of its hash table, a power of two
 
 uint16_t flags_of(const c10::TensorImpl* t) {
   using namespace wire::op;
@@ -77,7 +78,7 @@ class InternTable {
     make_key(t);
     uint64_t h = 1;
     for (uint64_t v : key_) h = mix(h, v);
-    if (slots_.empty()) slots_.resize(kInternedMax * 2);
+    if (2 * ids_.size() >= slots_.size()) grow();
     size_t mask = slots_.size() - 1, i = h & mask;
     for (; slots_[i].used; i = (i + 1) & mask)
       if (slots_[i].hash == h && same(slots_[i])) return slots_[i].id;
@@ -97,6 +98,16 @@ class InternTable {
     uint32_t id = 0, key_at = 0, key_size = 0;
     bool used = false;
   };
+  // Small at first: DataParallel starts threads at each step.
+  void grow() {
+    std::vector<Slot> before = std::move(slots_);
+    slots_.assign(before.empty() ? kSlotsAtFirst : 2 * before.size(), Slot{});
+    for (const Slot& s : before) {
+      size_t mask = slots_.size() - 1, i = s.hash & mask;
+      while (s.used && slots_[i].used) i = (i + 1) & mask;
+      if (s.used) slots_[i] = s;
+    }
+  }
   bool same(const Slot& s) const { return s.key_size == key_.size() && !std::memcmp(&keys_[s.key_at], key_.data(), key_.size() * sizeof(uint64_t)); }
   void make_key(const at::Tensor& t) {
     auto* impl = t.unsafeGetTensorImpl();
