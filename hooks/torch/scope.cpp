@@ -394,10 +394,13 @@ class OpScope final : public c10::OperatorKernel {
       error = std::current_exception();
     }
     end_scope();
-    if (scope().abort) {
+    bool composite = !error && !scope().abort && returns_composite(*stack, base);
+    if (scope().abort || composite) {
       for (auto& s : snapshots) s.restore();
       random.rewind();
       stack->resize(base);
+      // members of a sparse result are made of values that only the server has
+      if (composite) return server_first_with(args, stack, *about.where, random);
       restore_encoding(before, starts);
       return redo(handle, args, stack, base, about, random, cache_key);
     }
@@ -412,6 +415,13 @@ class OpScope final : public c10::OperatorKernel {
     send(random, id);
     host->count_op(0, 0, 0);
     if (!moved) remember(cache_key, args, stack, base);
+  }
+
+  bool returns_composite(const Stack& stack, size_t base) const {
+    bool any = false;
+    for (size_t i = 0; i < op_->returns; i++)
+      if (op_->alias[i] < 0) each_tensor(stack[base + i], [&](const at::Tensor& t) { any |= t.is_cuda() && !strided(t); });
+    return any;
   }
 
   void restore_encoding(const std::vector<uint64_t>& words, const std::vector<size_t>& starts) {

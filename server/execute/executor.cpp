@@ -2,8 +2,10 @@
 #include "server/execute/executor.hpp"
 
 #include <dlfcn.h>
+#include <spdlog/spdlog.h>
 #include <unistd.h>
 
+#include <array>
 #include <cctype>
 #include <filesystem>
 #include <fstream>
@@ -38,11 +40,17 @@ std::string find_executor(const std::string& minor) {
   return it == all.end() ? std::string{} : it->second;
 }
 
+// Where this build's libraries lie: beside this binary (a build folder) or in ../lib/djinn of it (installed).
+static std::array<std::filesystem::path, 2> own_folders() {
+  std::error_code ignored;
+  auto folder = std::filesystem::read_symlink("/proc/self/exe", ignored).parent_path();
+  return {folder, folder / "../lib/djinn"};
+}
+
 std::map<std::string, std::string> executors() {
   std::map<std::string, std::string> found;
   std::error_code ignored;
-  auto folder = std::filesystem::read_symlink("/proc/self/exe", ignored).parent_path();
-  for (const auto& where : {folder, folder / "../lib/djinn"})
+  for (const auto& where : own_folders())
     for (const auto& file : std::filesystem::directory_iterator(where, ignored)) {
       std::string name = file.path().filename();
       if (name.starts_with(kPrefix) && name.ends_with(kSuffix))
@@ -51,8 +59,27 @@ std::map<std::string, std::string> executors() {
   return found;
 }
 
-static std::string open_library(const std::string& path) {
-  return dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL) ? std::string{} : std::string(dlerror());
+static std::string open_library(const std::string& path, int binding = RTLD_NOW) {
+  return dlopen(path.c_str(), binding | RTLD_LOCAL) ? std::string{} : std::string(dlerror());
+}
+
+// Op libraries may name libraries of a CUDA build: what stands in for them comes first (standin/standin.c).
+static std::string open_standins(const std::string& torch_directory) {
+  std::error_code ignored;
+  for (const auto& where : own_folders())
+    for (const auto& file : std::filesystem::directory_iterator(where / "standin", ignored))
+      if (auto e = open_library(file.path()); !e.empty()) return e;
+  return open_library(torch_directory + "/lib/libtorch.so");
+}
+
+// torchvision is part of what a torch package's owner calls PyTorch: where it lies beside torch, its ops are executed too.
+static void open_torchvision(const std::string& torch_directory) {
+  for (const char* name : {"_C_stable.so", "_C.so"}) {
+    std::string path = torch_directory + "/../torchvision/" + name;
+    if (access(path.c_str(), R_OK) != 0) continue;
+    if (auto e = open_library(path, RTLD_LAZY); !e.empty()) spdlog::warn("torchvision's ops are not executed: {}", e);
+    return;
+  }
 }
 
 std::string load_executor(const std::string& torch_directory, const std::string& executor, const std::string& op_library, LoadedExecutor& out) {
@@ -70,6 +97,8 @@ std::string load_executor(const std::string& torch_directory, const std::string&
   if (!handle) return dlerror();
   auto load = reinterpret_cast<djinn_executor_load_fn>(dlsym(handle, "djinn_executor_load"));
   if (!load) return executor + " is not an executor";
+  if (auto e = open_standins(torch_directory); !e.empty()) return e;
+  open_torchvision(torch_directory);
   char error[1024] = "";
   const djinn_executor* table = load(op_library.empty() ? nullptr : op_library.c_str(), error, sizeof error);
   if (!table) return executor + ": " + error;

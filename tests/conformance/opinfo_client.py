@@ -20,6 +20,10 @@ from torch.utils import _pytree as pytree
 RANDOM = re.compile(r"^(bernoulli|cauchy|exponential|geometric|log_normal|multinomial|normal|rand|randint|randn|randperm|uniform|empty|new_empty|dropout|"
                     r"nn\.functional\.(.*dropout.*|rrelu|fractional_max_pool.*)|poisson|.*_like|empty_.*|new_empty_strided|pca_lowrank|svd_lowrank|resize_.*|"
                     r"nn\.functional\.scaled_dot_product_attention_dropout)$")
+# CUDA's norms compute in float32 whatever their tensors' precision, and give statistics in it; the CPU's do not. Their reference in reduced precision
+# is the CPU in float32, rounded.
+FLOAT32_INSIDE = re.compile(r"(batch|layer|instance|rms)_norm")
+REDUCED = (torch.float16, torch.bfloat16)
 RANDOM_KEPT = ("full_like", "ones_like", "zeros_like")
 
 
@@ -65,6 +69,7 @@ class Entry:
     def __init__(self, op, dtype):
         self.op, self.dtype, self.random = op, dtype, is_random(op)
         self.close = tolerances(op, dtype)
+        self.float32_inside = dtype in REDUCED and bool(FLOAT32_INSIDE.search(op.name))
         self.name = op.full_name if hasattr(op, "full_name") else op.name
 
     def compare(self, expected, got, random):
@@ -73,6 +78,8 @@ class Entry:
         assert len(expected) == len(got), f"{len(got)} tensors instead of {len(expected)}"
         same = True
         for e, g in zip(expected, got):
+            if self.float32_inside:
+                e = e.to(g.dtype)
             assert e.shape == g.shape and e.dtype == g.dtype, f"{tuple(g.shape)} {g.dtype} instead of {tuple(e.shape)} {e.dtype}"
             if random or e.layout == torch.jagged:
                 continue
@@ -92,7 +99,7 @@ class Entry:
         """Runs on both devices. None when PyTorch's CPU refuses the call: then there is nothing to compare."""
         try:
             torch.manual_seed(3)
-            expected = run(sample.input, sample.args, sample.kwargs)
+            expected = run(*self.wide(sample) if self.float32_inside else to("cpu", (sample.input, sample.args, sample.kwargs)))  # leaves of its own
         except Exception:
             return None
         there = to("cuda", (sample.input, sample.args, sample.kwargs))
@@ -130,9 +137,26 @@ class Entry:
             self.op(x, *a, **k, out=given)
             return given
 
+    def wide(self, sample):
+        """The sample in float32, on the CPU."""
+        return pytree.tree_map(lambda t: t.detach().float().requires_grad_(t.requires_grad) if isinstance(t, torch.Tensor) and t.dtype == self.dtype else t,
+                               (sample.input, sample.args, sample.kwargs))
+
+    def judge(self, run, sample, expected, got):
+        """In reduced precision: how far both are from the same in float32. For the reader of the table."""
+        if self.dtype not in REDUCED:
+            return ""
+        try:
+            truth = tensors(run(*self.wide(sample)))
+            error = lambda some: max(((host(a).float() - host(b).float()).abs().max().item() for a, b in zip(some, truth) if a.numel()), default=0)
+            return f"(from float32: CPU {error(tensors(expected)):.2g}, device {error(tensors(got)):.2g}) "
+        except Exception:
+            return ""
+
     def directions(self):
         yield "forward", self.forward, False
-        if self.op.supports_autograd and (self.dtype.is_floating_point or self.dtype.is_complex):
+        both = set(self.op.supported_backward_dtypes("cpu")) & set(self.op.supported_backward_dtypes("cuda"))
+        if self.op.supports_autograd and self.dtype in both:
             yield "backward", self.backward, True
         if self.dtype == torch.float32:
             if self.op.inplace_variant:
@@ -159,7 +183,7 @@ class Entry:
                     row["samples"] += 1
                     row["bitwise"] += self.compare(*result, self.random or self.drops_out(sample))
                 except AssertionError as e:
-                    row.update(status="wrong", detail=f"sample {number}: {' '.join(str(e).split())}"[:400])
+                    row.update(status="wrong", detail=f"sample {number}: {self.judge(run, sample, *result)}{' '.join(str(e).split())}"[:500])
                     break
                 except Exception as e:
                     row.update(status="error", detail=f"sample {number}: {type(e).__name__}: {' '.join(str(e).split())}"[:400])

@@ -3,6 +3,7 @@ process behind a case that took its process along. `scripts/conformance NAME… 
 import argparse
 import itertools
 import json
+import os
 import pathlib
 import re
 import subprocess
@@ -14,6 +15,8 @@ from harness import Server, clean_environment, client_environment
 from suite import suites
 
 CASE_SECONDS_MAX = 900
+# Client and server compute in turns on the same cores: waiting threads sleep instead of spinning.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 
 def listed(client):

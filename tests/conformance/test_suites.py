@@ -22,6 +22,9 @@ class Suites(Case):
     def test_cuda(self):
         self.passes("cuda")
 
+    def test_models(self):
+        self.passes("models")
+
     def test_devices(self):
         self.passes("devices")
 

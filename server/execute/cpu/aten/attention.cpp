@@ -59,6 +59,8 @@ Tensor scores(const Attention& a, const Tensor& q, const Tensor& k) {
   }
   return s;
 }
+// Rows that are masked as a whole attend to nothing. By softmax, not by exp(s - lse), whose error grows with the scores.
+Tensor probabilities(const Tensor& s) { return at::softmax(s, -1).nan_to_num_(0.0); }
 at::ScalarType wide(const Tensor& t) { return t.scalar_type() == at::kDouble ? at::kDouble : at::kFloat; }
 // The mask that forward and backward draw alike, scaled by 1 / (1 - dropout).
 Tensor dropout_mask(const Attention& a, const Tensor& like) {
@@ -69,8 +71,7 @@ Tensor dropout_mask(const Attention& a, const Tensor& like) {
 Forward forward_plain(const Attention& a) {
   auto type = wide(a.query);
   Tensor s = scores(a, a.query.to(type), expand_heads(a.key, a.groups()).to(type));
-  Tensor lse = s.logsumexp(-1);
-  Tensor p = at::exp(s - lse.unsqueeze(-1)).nan_to_num_(0.0);
+  Tensor lse = s.logsumexp(-1), p = probabilities(s);
   if (a.dropout > 0) p = p * dropout_mask(a, p);
   return {at::matmul(p, expand_heads(a.value, a.groups()).to(type)).to(a.query.scalar_type()), lse.to(at::kFloat)};
 }
@@ -82,11 +83,11 @@ Forward forward(const Attention& a) {
   return {output, lse};
 }
 
-Gradients backward_plain(const Attention& a, const Tensor& gradient, const Tensor& lse) {
+Gradients backward_plain(const Attention& a, const Tensor& gradient) {
   auto type = wide(a.query);
   Tensor q = a.query.to(type), k = expand_heads(a.key, a.groups()).to(type), v = expand_heads(a.value, a.groups()).to(type), g = gradient.to(type);
   Tensor s = scores(a, q, k);
-  Tensor p = at::exp(s - (type == at::kDouble ? s.logsumexp(-1) : lse.to(type)).unsqueeze(-1)).nan_to_num_(0.0);
+  Tensor p = probabilities(s);
   Tensor dp = at::matmul(g, v.transpose(-2, -1)), dropped = p;
   if (a.dropout > 0) {
     Tensor mask = dropout_mask(a, p);
@@ -102,7 +103,7 @@ Gradients backward_plain(const Attention& a, const Tensor& gradient, const Tenso
 }
 
 Gradients backward(const Attention& a, const Tensor& gradient, const Tensor& output, const Tensor& lse, bool bias_gradient) {
-  if (!flash_can(a, bias_gradient)) return backward_plain(a, gradient, lse);
+  if (!flash_can(a, bias_gradient)) return backward_plain(a, gradient);
   auto [q, k, v] = at::_scaled_dot_product_flash_attention_for_cpu_backward(rows(gradient), rows(a.query), rows(expand_heads(a.key, a.groups())),
                                                                             rows(expand_heads(a.value, a.groups())), rows(output), lse, 0.0, a.causal,
                                                                             mask_for_cpu(a), a.scale);

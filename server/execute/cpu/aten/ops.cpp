@@ -237,10 +237,11 @@ std::set<std::string> namespaces_now() {
   return s;
 }
 
+// Lazily: what a CUDA build of such a library calls of CUDA is never called here (server/execute/standin).
 std::string load_libraries(const char* op_library) {
   std::istringstream paths(op_library);
   for (std::string path; std::getline(paths, path, ':');)
-    if (!path.empty() && !dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL)) return "op library " + path + ": " + dlerror();
+    if (!path.empty() && !dlopen(path.c_str(), RTLD_LAZY | RTLD_LOCAL)) return "op library " + path + ": " + dlerror();
   return {};
 }
 
