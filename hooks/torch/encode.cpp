@@ -167,8 +167,6 @@ void Encoder::start() {
 
 void Encoder::finish(const wire::op::OpHead& head) { std::memcpy(words_.data(), &head, sizeof head); }
 
-void Encoder::generator(const wire::op::Generator& g) { append({reinterpret_cast<const uint64_t*>(&g), sizeof g / 8}); }
-
 void Encoder::alias(size_t argument) { words_.push_back(word(Tag::alias, 0, 0, static_cast<uint32_t>(argument))); }
 
 void Encoder::empty_output_argument(const at::Tensor& t) {

@@ -22,7 +22,10 @@ class Encoder {
   void none() { words_.push_back(wire::op::word(wire::op::Tag::none)); }
   void empty_output_argument(const at::Tensor& t);  // out= of a server-first op
   void append(std::span<const uint64_t> words) { words_.insert(words_.end(), words.begin(), words.end()); }
-  void generator(const wire::op::Generator& g);
+  template <class G>  // op::Generator or op::GeneratorInMemory
+  void generator(const G& g) {
+    append({reinterpret_cast<const uint64_t*>(&g), sizeof g / 8});
+  }
   void tensor(const at::Tensor& t);
 
   size_t position() const { return words_.size(); }

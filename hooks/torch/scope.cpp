@@ -15,7 +15,9 @@
 #include <ATen/core/op_registration/op_registration.h>
 #include <ATen/cuda/CUDAGeneratorImpl.h>
 #include <c10/core/DeviceGuard.h>
+#include <c10/cuda/CUDAException.h>
 #include <c10/cuda/CUDAFunctions.h>
+#include <c10/cuda/CUDAStream.h>
 
 #include "hooks/torch/encode.hpp"
 #include "hooks/torch/host.hpp"
@@ -131,7 +133,13 @@ struct Snapshot {
   }
 };
 
-// Which generator the op draws from, and where it stood.
+// CUDA graphs: does the device's current stream capture? An op then becomes a node of its graph instead of being executed.
+bool in_capture(c10::Device device) {
+  return __atomic_load_n(host->captures, __ATOMIC_RELAXED) && host->stream_capturing(c10::cuda::getCurrentCUDAStream(device.index()).stream());
+}
+
+// Which generator the op draws from, and where it stood. In a capture the state is what the program will write into device memory before each launch,
+// and a place in the graph; PyTorch keeps count of the places, so that nothing is rewound there.
 class Random {
  public:
   Random(const Op& op, const IValue* args, c10::Device device) {
@@ -139,12 +147,17 @@ class Random {
     for (size_t i = 0; i < op.arguments; i++)
       if (args[i].isGenerator() && args[i].toGenerator().device().is_cuda()) generator_ = args[i].toGenerator();
     if (!generator_.defined()) generator_ = at::cuda::detail::getDefaultCUDAGenerator(device.index());
+    captured_ = in_capture(device);
     std::lock_guard lock(generator_.mutex());
-    state_.seed = impl()->current_seed();
-    state_.offset = impl()->philox_offset_per_thread();
+    if (captured_) {
+      in_memory_.intragraph = place();
+    } else {
+      state_.seed = impl()->current_seed();
+      state_.offset = impl()->philox_offset_per_thread();
+    }
   }
   void rewind() {
-    if (!generator_.defined()) return;
+    if (!generator_.defined() || captured_) return;
     std::lock_guard lock(generator_.mutex());
     impl()->set_philox_offset_per_thread(state_.offset);
   }
@@ -152,20 +165,36 @@ class Random {
   void advance() {
     if (!generator_.defined()) return;
     std::lock_guard lock(generator_.mutex());
-    if (impl()->philox_offset_per_thread() == state_.offset) impl()->set_philox_offset_per_thread(state_.offset + 4);
+    if (captured_) {
+      if (place() == in_memory_.intragraph) impl()->philox_cuda_state(4);
+    } else if (impl()->philox_offset_per_thread() == state_.offset) impl()->set_philox_offset_per_thread(state_.offset + 4);
   }
-  uint32_t flags() const { return generator_.defined() ? uint32_t{wire::op::kHasGenerator} : 0; }
+  uint32_t flags() const {
+    return (generator_.defined() ? uint32_t{wire::op::kHasGenerator} : 0) | (captured_ ? uint32_t{wire::op::kGeneratorInMemory} : 0);
+  }
   void encode(Encoder& e) {
     if (!generator_.defined()) return;
     std::lock_guard lock(generator_.mutex());
+    if (captured_) {
+      in_memory_.intragraph_after = place();
+      return e.generator(in_memory_);
+    }
     state_.offset_after = impl()->philox_offset_per_thread();
     e.generator(state_);
   }
 
  private:
   at::CUDAGeneratorImpl* impl() { return generator_.get<at::CUDAGeneratorImpl>(); }
+  uint64_t place() {
+    at::PhiloxCudaState s = impl()->philox_cuda_state(0);
+    in_memory_.seed_address = reinterpret_cast<uint64_t>(s.seed_.ptr);
+    in_memory_.offset_address = reinterpret_cast<uint64_t>(s.offset_.ptr);
+    return s.offset_intragraph_;
+  }
   at::Generator generator_;
   wire::op::Generator state_{};
+  bool captured_ = false;
+  wire::op::GeneratorInMemory in_memory_{};
 };
 
 // Flags of PyTorch's global state that results depend on.
@@ -245,7 +274,7 @@ class OpScope final : public c10::OperatorKernel {
     encode_arguments(stack->data() + base);
     Key key;
     if (cached_ && may_cache(stack->data() + base)) {
-      if (answer_from_cache(stack, base, random)) return;
+      if (answer_from_cache(stack, base, about, random)) return;
       key.emplace(encoder.key().begin(), encoder.key().end());
     }
     if (op_->mode == Mode::meta_first) {
@@ -256,7 +285,8 @@ class OpScope final : public c10::OperatorKernel {
   }
 
  private:
-  using Key = std::optional<std::vector<uint64_t>>;  // of the shape cache; none: this call is not for it
+  enum class Path : uint8_t { cached, original, redone };  // where the outputs come from
+  using Key = std::optional<std::vector<uint64_t>>;        // of the shape cache; none: this call is not for it
 
   void define() {
     if (op_->defined.load(std::memory_order_acquire)) return;
@@ -306,16 +336,24 @@ class OpScope final : public c10::OperatorKernel {
     return encoder.keyed() && !at::globalContext().deterministicAlgorithms();
   }
 
-  void send(Random& random, uint32_t scope_id = 0) {
+  void send(Random& random, const Arguments& about, Path path, uint32_t scope_id = 0) {
     random.encode(encoder);
     encoder.finish({op_->id, static_cast<uint16_t>(op_->arguments), static_cast<uint16_t>(op_->returns), global_flags() | random.flags(), scope_id});
-    post(wire::Opcode::op_run, encoder.data(), encoder.bytes());
+    if (__atomic_load_n(host->captures, __ATOMIC_RELAXED)) {
+      int recorded = 0;
+      C10_CUDA_CHECK(static_cast<cudaError_t>(
+          host->post_op(c10::cuda::getCurrentCUDAStream(about.where->index()).stream(), encoder.data(), encoder.bytes(), &recorded)));
+      if (recorded) return;  // executed, and counted, when the graph is launched
+    } else {
+      post(wire::Opcode::op_run, encoder.data(), encoder.bytes());
+    }
+    host->count_op(path == Path::cached, path == Path::redone, 0);
     // CUDA_LAUNCH_BLOCKING=1: the error of this very op, at its line
     char text[2048];
     TORCH_CHECK(!host->blocking_error(text, sizeof text), "CUDA error: ", text);
   }
 
-  bool answer_from_cache(Stack* stack, size_t base, Random& random) {
+  bool answer_from_cache(Stack* stack, size_t base, const Arguments& about, Random& random) {
     auto outputs = op_->cache.find(encoder.key());
     if (!outputs) return false;
     c10::SmallVector<IValue, 4> results;
@@ -347,8 +385,7 @@ class OpScope final : public c10::OperatorKernel {
         }
       }
     }
-    send(random);
-    host->count_op(1, 0, 0);
+    send(random, about, Path::cached);
     stack->erase(stack->begin() + static_cast<ptrdiff_t>(base), stack->end());
     for (auto& r : results) stack->push_back(std::move(r));
     return true;
@@ -412,8 +449,7 @@ class OpScope final : public c10::OperatorKernel {
       if (op_->alias[i] >= 0) encoder.alias(static_cast<size_t>(op_->alias[i]));
       else encoder.output((*stack)[base + i]);
     }
-    send(random, id);
-    host->count_op(0, 0, 0);
+    send(random, about, Path::original, id);
     if (!moved) remember(cache_key, args, stack, base);
   }
 
@@ -470,7 +506,7 @@ class OpScope final : public c10::OperatorKernel {
   void redo(const c10::OperatorHandle& handle, const std::vector<IValue>& args, Stack* stack, size_t base, const Arguments& about, Random& random,
             const Key& key) {
     if (op_->mode == Mode::meta_first) stack->resize(base);
-    if (in_place(args, stack, random) || by_meta(handle, args, stack, about, random)) return remember(key, args, stack, base);
+    if (in_place(args, stack, about, random) || by_meta(handle, args, stack, about, random)) return remember(key, args, stack, base);
     server_first_with(args, stack, *about.where, random);
   }
 
@@ -481,7 +517,7 @@ class OpScope final : public c10::OperatorKernel {
   }
 
   // No new outputs: nothing to know, post it.
-  bool in_place(const std::vector<IValue>& args, Stack* stack, Random& random) {
+  bool in_place(const std::vector<IValue>& args, Stack* stack, const Arguments& about, Random& random) {
     for (uint8_t out : op_->out)
       if (out) return false;
     for (int a : op_->alias)
@@ -489,8 +525,7 @@ class OpScope final : public c10::OperatorKernel {
     if (!op_->has_writes || !plain(args)) return false;
     for (int a : op_->alias) encoder.alias(static_cast<size_t>(a));
     random.advance();
-    send(random);
-    host->count_op(0, 1, 0);
+    send(random, about, Path::redone);
     for (int a : op_->alias) stack->push_back(args[static_cast<size_t>(a)]);
     return true;
   }
@@ -502,8 +537,7 @@ class OpScope final : public c10::OperatorKernel {
     if (!meta_outputs(handle, args, *about.where, outputs)) return false;
     for (const IValue& o : outputs) encoder.output(o);
     random.advance();
-    send(random);
-    host->count_op(0, 1, 0);
+    send(random, about, Path::redone);
     for (auto& o : outputs) stack->push_back(std::move(o));
     return true;
   }
@@ -575,6 +609,8 @@ class OpScope final : public c10::OperatorKernel {
   }
 
   void server_first_with(const std::vector<IValue>& args, Stack* stack, c10::Device device, Random& random) {
+    // the kernel would wait for a device value here; PyTorch's error is the one of that wait
+    if (in_capture(device)) c10::cuda::getCurrentCUDAStream(device.index()).synchronize();
     encoder.start();
     for (size_t i = 0; i < op_->arguments; i++) {
       if (op_->out[i] && args[i].isTensor()) encoder.empty_output_argument(args[i].toTensor());

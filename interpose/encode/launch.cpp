@@ -5,6 +5,7 @@
 
 #include "interpose/batch/counters.hpp"
 #include "interpose/batch/session.hpp"
+#include "interpose/encode/graph.hpp"
 #include "interpose/runtime/module.hpp"
 #include "interpose/shadow/device.hpp"
 #include "interpose/shadow/event.hpp"
@@ -56,7 +57,7 @@ cudaError_t launch(const LaunchRequest& r, const char* name) {
   w.put<uint64_t>(k.param_bytes);
   if (!pack(r, k, w.grow(wire::align8(k.param_bytes)))) return fail(cudaErrorInvalidValue);
   uint16_t flags = work == Work::scoped ? uint16_t{wire::kFlagScoped} : uint16_t{0};
-  return fail(post(static_cast<uint32_t>(wire::Opcode::launch), flags, payload) ? cudaSuccess : session_error());
+  return fail(post_on(l.stream, cudaGraphNodeTypeKernel, static_cast<uint32_t>(wire::Opcode::launch), flags, payload));
 }
 
 }  // namespace djinn

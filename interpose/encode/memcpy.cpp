@@ -9,6 +9,7 @@
 
 #include "interpose/batch/counters.hpp"
 #include "interpose/batch/session.hpp"
+#include "interpose/encode/graph.hpp"
 #include "interpose/shadow/device.hpp"
 #include "interpose/shadow/error.hpp"
 #include "interpose/shadow/event.hpp"
@@ -147,20 +148,26 @@ cudaError_t upload(const Copy2D& c, uint64_t stream, bool asynchronous) {
   return cudaSuccess;
 }
 
+wire::Download rows_of(const Copy2D& c, uint64_t stream) { return {stream, reinterpret_cast<uint64_t>(c.source), c.source_pitch, c.width, c.height}; }
+
+// The server sends the rows unasked.
+cudaError_t push_download(const Copy2D& c, uint64_t stream) {
+  for (const Copy2D& p : pieces_of(c)) {
+    wire::Download wanted = rows_of(p, stream);
+    Ticket t = session()->log.post_download(std::as_bytes(std::span(&wanted, 1)), [p](std::span<const djinn_part> parts) {
+      spread_rows(p.destination, p.destination_pitch, p.width, p.height, parts);
+    });
+    if (!t) return session_error();
+    pinned_in_use(t);
+  }
+  return cudaSuccess;
+}
+
 cudaError_t download(const Copy2D& c, uint64_t stream, bool asynchronous) {
+  if (asynchronous && is_pinned(c.destination, (c.height - 1) * c.destination_pitch + c.width)) return push_download(c, stream);
   std::vector<Copy2D> pieces = pieces_of(c);
   std::vector<wire::Download> wanted;
-  for (const Copy2D& p : pieces) wanted.push_back({stream, reinterpret_cast<uint64_t>(p.source), p.source_pitch, p.width, p.height});
-  if (asynchronous && is_pinned(c.destination, (c.height - 1) * c.destination_pitch + c.width)) {
-    for (size_t i = 0; i < pieces.size(); i++) {
-      Ticket t = session()->log.post_download(std::as_bytes(std::span(&wanted[i], 1)), [p = pieces[i]](std::span<const djinn_part> parts) {
-        spread_rows(p.destination, p.destination_pitch, p.width, p.height, parts);
-      });
-      if (!t) return session_error();
-      pinned_in_use(t);
-    }
-    return cudaSuccess;
-  }
+  for (const Copy2D& p : pieces) wanted.push_back(rows_of(p, stream));
   size_t got = 0;
   std::vector<Log::Request> requests;
   for (size_t i = 0; i < pieces.size(); i++)
@@ -184,7 +191,18 @@ cudaError_t download(const Copy2D& c, uint64_t stream, bool asynchronous) {
 cudaError_t on_the_device(const Copy2D& c, uint64_t stream) {
   wire::Copy w{stream,  reinterpret_cast<uint64_t>(c.destination), c.destination_pitch, reinterpret_cast<uint64_t>(c.source), c.source_pitch, c.width,
                c.height};
-  return post(wire::Opcode::copy, w) ? cudaSuccess : session_error();
+  return post_on(stream, cudaGraphNodeTypeMemcpy, wire::Opcode::copy, w);
+}
+
+// A synchronous copy waits, which no capture may; one between host and device becomes a node. On the device: see on_the_device.
+cudaError_t capture_copy(const Copy2D& c, cudaMemcpyKind way, uint64_t stream, bool asynchronous, bool& captured) {
+  captured = false;
+  if (cudaError_t e = asynchronous ? cudaSuccess : refuse_unsafe()) return e;
+  if (way == cudaMemcpyHostToDevice || way == cudaMemcpyDeviceToHost) return capture_host_copy(c, way == cudaMemcpyHostToDevice, stream, captured);
+  if (way != cudaMemcpyHostToHost) return cudaSuccess;
+  cudaError_t e = refuse_in_capture(stream);
+  if (e == cudaErrorStreamCaptureUnsupported) say_absent("a copy from host to host in a capturing stream", "the server cannot see host memory");
+  return e;
 }
 
 cudaError_t on_the_host(const Copy2D& c) {
@@ -214,6 +232,10 @@ cudaError_t copy(const Copy2D& c, cudaMemcpyKind kind, uint64_t stream, bool asy
     if (way != cudaMemcpyHostToHost) return begin_work(name), cudaSuccess;
   }
   if (to_device || from_device) count(counters().calls);
+  if (capturing()) {
+    bool captured;
+    if (cudaError_t e = capture_copy(c, way, stream, asynchronous, captured); e || captured) return fail(e);
+  }
   switch (way) {
     case cudaMemcpyHostToDevice: return fail(upload(c, stream, asynchronous));
     case cudaMemcpyDeviceToHost: return fail(download(c, stream, asynchronous));
@@ -224,6 +246,10 @@ cudaError_t copy(const Copy2D& c, cudaMemcpyKind kind, uint64_t stream, bool asy
   return fail(cudaErrorInvalidMemcpyDirection);
 }
 
+cudaError_t copy_unawaited(const Copy2D& c, bool to_device, uint64_t stream) {
+  return to_device ? upload(c, stream, true) : push_download(c, stream);
+}
+
 cudaError_t fill(void* p, size_t pitch, uint32_t value, uint32_t element, size_t width, size_t height, uint64_t stream, const char* name) {
   if (cudaError_t e = need_context()) return fail(e);
   if (!stream_state(stream)) return fail(cudaErrorInvalidResourceHandle);
@@ -232,7 +258,7 @@ cudaError_t fill(void* p, size_t pitch, uint32_t value, uint32_t element, size_t
   if (scope().depth > 0) return begin_work(name), cudaSuccess;
   count(counters().calls);
   wire::Fill f{stream, reinterpret_cast<uint64_t>(p), pitch, width, height, value, element};
-  return fail(post(wire::Opcode::fill, f) ? cudaSuccess : session_error());
+  return fail(post_on(stream, cudaGraphNodeTypeMemset, wire::Opcode::fill, f));
 }
 
 }  // namespace djinn

@@ -290,6 +290,6 @@ DJINN_EXPORT cublasStatus_t cublasLtMatmul(cublasLtHandle_t handle, cublasLtMatm
   m.b = matrix(*p.b, b);
   m.c = matrix(*p.c, c);
   m.d = matrix(*p.d, d);
-  return djinn::library::post(m, work) ? CUBLAS_STATUS_SUCCESS : CUBLAS_STATUS_NOT_INITIALIZED;
+  return djinn::library::post(m, work, m.stream) ? CUBLAS_STATUS_SUCCESS : CUBLAS_STATUS_NOT_INITIALIZED;
 }
 #endif

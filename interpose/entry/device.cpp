@@ -5,6 +5,7 @@
 #include "interpose/shadow/device.hpp"
 #include "interpose/shadow/error.hpp"
 #include "interpose/shadow/event.hpp"
+#include "interpose/shadow/graph.hpp"
 
 using namespace djinn;
 
@@ -71,6 +72,7 @@ DJINN_EXPORT cudaError_t cudaDeviceGetP2PAttribute(int* value, cudaDeviceP2PAttr
 DJINN_EXPORT cudaError_t cudaDeviceSynchronize(void) {
   if (cudaError_t e = need_context()) return fail(e);
   if (scope().depth > 0) return cudaSuccess;
+  if (cudaError_t e = capturing() ? refuse_device_wide() : cudaSuccess) return fail(e);
   session()->log.wait_executed(session()->log.last());
   if (cudaError_t e = take_async_error()) return e;
   return fail(session_error());

@@ -12,6 +12,7 @@
 #include "interpose/batch/configuration.hpp"
 #include "interpose/batch/counters.hpp"
 #include "interpose/batch/session.hpp"
+#include "interpose/encode/graph.hpp"
 #include "interpose/entry/hook_host.hpp"
 #include "interpose/shadow/error.hpp"
 
@@ -42,7 +43,23 @@ int blocking_error(char* text, size_t size) {
   return e;
 }
 
-constexpr djinn_hook_host kHost = {
+int stream_capturing(void* stream) {
+  CaptureInfo info;
+  return capturing() && capture_info(reinterpret_cast<uint64_t>(stream), info) == cudaSuccess && info.status != cudaStreamCaptureStatusNone;
+}
+
+int post_op(void* stream, const void* payload, size_t size, int* recorded) {
+  bool captured = false;
+  cudaError_t e = post_or_capture(reinterpret_cast<uint64_t>(stream), cudaGraphNodeTypeKernel, static_cast<uint32_t>(wire::Opcode::op_run),
+                                  {static_cast<const std::byte*>(payload), size}, captured);
+  *recorded = captured;
+  return fail(e);
+}
+
+// C reads the number as an int.
+static_assert(sizeof captures == sizeof(int) && std::atomic<int>::is_always_lock_free);
+
+const djinn_hook_host kHost = {
     DJINN_HOOK_VERSION,
     sizeof(djinn_hook_host),
     [] { return &scope(); },
@@ -74,8 +91,10 @@ constexpr djinn_hook_host kHost = {
     },
     [](const char* name) { return static_cast<int>(perf(name)); },
     [](int level, const char* text) { say(static_cast<Level>(level), "%s", text); },
-    [](void*) { return 0; },  // no stream captures: beginning to is refused
+    stream_capturing,
     blocking_error,
+    reinterpret_cast<const int*>(&captures),
+    post_op,
 };
 
 }  // namespace

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "interpose/client.hpp"
+#include "interpose/encode/graph.hpp"
 #include "semantic/api/values.hpp"
 
 // An absent function yields to a hand-written one of the same name; a test compares symbols and ledger.
@@ -134,11 +135,12 @@ inline uint64_t address(const void* p) { return reinterpret_cast<uint64_t>(p); }
 uint64_t stream_id(const void* stream);
 
 template <class C>
-bool post(const C& c, Work work) {
+bool post(const C& c, Work work, uint64_t stream) {
   std::vector<std::byte>& buffer = scratch();
   wire::Writer w(buffer);
   c.encode(w);
-  return djinn::post(C::kOpcode, work == Work::scoped ? uint16_t{wire::kFlagScoped} : uint16_t{0}, buffer) != 0;
+  return fail(post_on(stream, cudaGraphNodeTypeKernel, C::kOpcode, work == Work::scoped ? uint16_t{wire::kFlagScoped} : uint16_t{0}, buffer)) ==
+         cudaSuccess;
 }
 
 }  // namespace djinn::library

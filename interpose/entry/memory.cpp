@@ -5,16 +5,23 @@
 #include "interpose/encode/memcpy.hpp"
 #include "interpose/shadow/device.hpp"
 #include "interpose/shadow/error.hpp"
+#include "interpose/shadow/graph.hpp"
 #include "interpose/shadow/host_memory.hpp"
 
 using namespace djinn;
 
 static uint64_t id(cudaStream_t s) { return reinterpret_cast<uint64_t>(s); }
 
+// Calls that a capture cannot see and a replay would not repeat.
+static cudaError_t need_context_unsafe() {
+  if (cudaError_t e = need_context()) return e;
+  return capturing() ? refuse_unsafe() : cudaSuccess;
+}
+
 DJINN_EXPORT cudaError_t cudaMalloc(void** p, size_t bytes) {
   if (!p) return fail(cudaErrorInvalidValue);
   *p = nullptr;
-  if (cudaError_t e = need_context()) return fail(e);
+  if (cudaError_t e = need_context_unsafe()) return fail(e);
   if (!bytes) return cudaSuccess;
   auto address = session()->arenas->of(current_device()).allocate(bytes);
   if (!address) return fail(session()->log.lost() ? session_error() : cudaErrorMemoryAllocation);
@@ -26,6 +33,7 @@ DJINN_EXPORT cudaError_t cudaMalloc(void** p, size_t bytes) {
 DJINN_EXPORT cudaError_t cudaFree(void* p) {
   if (cudaError_t e = need_context()) return fail(e);
   if (!p) return cudaSuccess;
+  if (cudaError_t e = capturing() ? refuse_unsafe() : cudaSuccess) return fail(e);
   return session()->arenas->release(reinterpret_cast<uint64_t>(p)) ? cudaSuccess : fail(cudaErrorInvalidValue);
 }
 
@@ -42,13 +50,16 @@ DJINN_EXPORT cudaError_t cudaMemGetInfo(size_t* free_bytes, size_t* total) {
 
 DJINN_EXPORT cudaError_t cudaHostAlloc(void** p, size_t bytes, unsigned) {
   if (!p) return fail(cudaErrorInvalidValue);
-  if (cudaError_t e = need_context()) return fail(e);
+  if (cudaError_t e = need_context_unsafe()) return fail(e);
   return fail(allocate_pinned(p, bytes));
 }
 DJINN_EXPORT cudaError_t cudaMallocHost(void** p, size_t bytes) { return cudaHostAlloc(p, bytes, 0); }
-DJINN_EXPORT cudaError_t cudaFreeHost(void* p) { return fail(free_pinned(p)); }
+DJINN_EXPORT cudaError_t cudaFreeHost(void* p) {
+  if (cudaError_t e = capturing() ? refuse_unsafe() : cudaSuccess) return fail(e);
+  return fail(free_pinned(p));
+}
 DJINN_EXPORT cudaError_t cudaHostRegister(void* p, size_t bytes, unsigned) {
-  if (cudaError_t e = need_context()) return fail(e);
+  if (cudaError_t e = need_context_unsafe()) return fail(e);
   return fail(register_pinned(p, bytes));
 }
 DJINN_EXPORT cudaError_t cudaHostUnregister(void* p) { return fail(unregister_pinned(p)); }

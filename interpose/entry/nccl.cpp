@@ -95,6 +95,7 @@ Arrays arrays_of(Kind k, bool root, uint64_t ranks) {
 }
 
 ncclResult_t check(const Comm& comm, const CollectiveCall& c) {
+  if (capturing() && refuse_in_capture(c.stream)) return refuse(ncclInvalidUsage, "collectives in a capturing stream are not built");
   if (c.type >= kElementTypes) return refuse(ncclInvalidArgument, "an unknown data type");
   if (c.peer < 0 || static_cast<size_t>(c.peer) >= comm.clique->ranks())
     return refuse(ncclInvalidArgument, "there is no rank " + std::to_string(c.peer));

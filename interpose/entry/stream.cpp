@@ -1,6 +1,7 @@
-// Exported: streams, events, capture state. Creation never waits, queries are answered from what has arrived; only synchronising waits.
+// Exported: streams and events. Creation never waits, queries are answered from what has arrived; only synchronising waits.
 // Mirror: server/decode/stream.cpp, event.cpp.
 #include "interpose/batch/session.hpp"
+#include "interpose/encode/graph.hpp"
 #include "interpose/shadow/device.hpp"
 #include "interpose/shadow/event.hpp"
 
@@ -21,6 +22,7 @@ DJINN_EXPORT cudaError_t cudaStreamCreate(cudaStream_t* s) { return make_stream(
 DJINN_EXPORT cudaError_t cudaStreamCreateWithFlags(cudaStream_t* s, unsigned flags) { return make_stream(s, flags, 0); }
 DJINN_EXPORT cudaError_t cudaStreamCreateWithPriority(cudaStream_t* s, unsigned flags, int priority) { return make_stream(s, flags, priority); }
 DJINN_EXPORT cudaError_t cudaStreamDestroy(cudaStream_t s) {
+  if (cudaError_t e = capturing() ? refuse_in_capture(id(s)) : cudaSuccess) return fail(e);
   if (!destroy_stream(id(s))) return fail(cudaErrorInvalidResourceHandle);
   return fail(post(wire::Opcode::stream_destroy, wire::Handle{id(s)}) ? cudaSuccess : session_error());
 }
@@ -45,6 +47,7 @@ DJINN_EXPORT cudaError_t cudaStreamSynchronize(cudaStream_t s) {
   if (scope().depth > 0) return cudaSuccess;  // alone it changes nothing; a value that it waited for is refused where it is fetched
   if (cudaError_t e = need_context()) return fail(e);
   if (!stream_state(id(s))) return fail(cudaErrorInvalidResourceHandle);
+  if (cudaError_t e = capturing() ? refuse_in_capture(id(s)) : cudaSuccess) return fail(e);
   session()->log.wait_executed(session()->log.last());
   if (cudaError_t e = take_async_error()) return e;
   return fail(session_error());
@@ -52,6 +55,7 @@ DJINN_EXPORT cudaError_t cudaStreamSynchronize(cudaStream_t s) {
 DJINN_EXPORT cudaError_t cudaStreamQuery(cudaStream_t s) {
   if (cudaError_t e = need_context()) return fail(e);
   if (!stream_state(id(s))) return fail(cudaErrorInvalidResourceHandle);
+  if (cudaError_t e = capturing() ? refuse_in_capture(id(s)) : cudaSuccess) return fail(e);
   Log& log = session()->log;
   Ticket last = log.last();
   if (!log.executed(last)) {
@@ -61,10 +65,16 @@ DJINN_EXPORT cudaError_t cudaStreamQuery(cudaStream_t s) {
   if (cudaError_t e = take_async_error()) return e;
   return fail(session_error());
 }
-DJINN_EXPORT cudaError_t cudaStreamWaitEvent(cudaStream_t s, cudaEvent_t e, unsigned) {
+DJINN_EXPORT cudaError_t cudaStreamWaitEvent(cudaStream_t s, cudaEvent_t e, unsigned flags) {
   if (cudaError_t error = need_context()) return fail(error);
   auto event = event_state(id(e));
   if (!event || !stream_state(id(s))) return fail(cudaErrorInvalidResourceHandle);
+  if (flags & ~unsigned{cudaEventWaitExternal}) return fail(cudaErrorInvalidValue);
+  if (capturing() || event->captured) {
+    bool captured;
+    cudaError_t error = flags & cudaEventWaitExternal ? capture_external_wait(id(s), id(e), captured) : capture_wait(id(s), id(e), captured);
+    if (error || captured) return fail(error);
+  }
   if (!event->recorded) return cudaSuccess;  // CUDA: waiting for an event that was never recorded is no wait
   return fail(post(wire::Opcode::stream_wait, wire::StreamWait{id(s), id(e)}) ? cudaSuccess : session_error());
 }
@@ -85,21 +95,30 @@ DJINN_EXPORT cudaError_t cudaEventDestroy(cudaEvent_t e) {
   post(wire::Opcode::event_destroy, wire::Handle{id(e)});
   return cudaSuccess;
 }
-DJINN_EXPORT cudaError_t cudaEventRecord(cudaEvent_t e, cudaStream_t s) {
+static cudaError_t record_event(cudaEvent_t e, cudaStream_t s, unsigned flags) {
+  if (flags & ~unsigned{cudaEventRecordExternal}) return fail(cudaErrorInvalidValue);
   if (cudaError_t error = need_context()) return fail(error);
   auto event = event_state(id(e));
   auto stream = stream_state(id(s));
   if (!event || !stream || stream->device_or(current_device()) != event->device) return fail(cudaErrorInvalidResourceHandle);
+  if (capturing()) {
+    bool captured;
+    cudaError_t error =
+        flags & cudaEventRecordExternal ? capture_external_record(id(s), id(e), event->timed, captured) : capture_event(id(s), id(e), captured);
+    if (error || captured) return fail(error);
+  }
   Ticket t = post(wire::Opcode::event_record, wire::EventRecord{id(e), id(s), event->timed});
   if (!t) return fail(session_error());
   event_recorded(id(e), t);
   return cudaSuccess;
 }
-DJINN_EXPORT cudaError_t cudaEventRecordWithFlags(cudaEvent_t e, cudaStream_t s, unsigned) { return cudaEventRecord(e, s); }
+DJINN_EXPORT cudaError_t cudaEventRecord(cudaEvent_t e, cudaStream_t s) { return record_event(e, s, cudaEventRecordDefault); }
+DJINN_EXPORT cudaError_t cudaEventRecordWithFlags(cudaEvent_t e, cudaStream_t s, unsigned flags) { return record_event(e, s, flags); }
 DJINN_EXPORT cudaError_t cudaEventQuery(cudaEvent_t e) {
   if (cudaError_t error = need_context()) return fail(error);
   auto event = event_state(id(e));
   if (!event) return fail(cudaErrorInvalidResourceHandle);
+  if (cudaError_t error = capturing() || event->captured ? refuse_captured_event(id(e)) : cudaSuccess) return fail(error);
   Log& log = session()->log;
   if (!log.executed(event->recorded) && !log.lost()) {
     log.flush();
@@ -112,6 +131,7 @@ DJINN_EXPORT cudaError_t cudaEventSynchronize(cudaEvent_t e) {
   if (cudaError_t error = need_context()) return fail(error);
   auto event = event_state(id(e));
   if (!event) return fail(cudaErrorInvalidResourceHandle);
+  if (cudaError_t error = capturing() || event->captured ? refuse_captured_event(id(e)) : cudaSuccess) return fail(error);
   session()->log.wait_executed(event->recorded);
   if (cudaError_t error = take_async_error()) return error;
   return fail(session_error());
@@ -119,29 +139,13 @@ DJINN_EXPORT cudaError_t cudaEventSynchronize(cudaEvent_t e) {
 DJINN_EXPORT cudaError_t cudaEventElapsedTime(float* milliseconds, cudaEvent_t begin, cudaEvent_t end) {
   auto a = event_state(id(begin)), b = event_state(id(end));
   if (!milliseconds) return fail(cudaErrorInvalidValue);
-  if (!a || !b || !a->timed || !b->timed || !a->recorded || !b->recorded || a->device != b->device) return fail(cudaErrorInvalidResourceHandle);
+  if (!a || !b || !a->timed || !b->timed || a->device != b->device) return fail(cudaErrorInvalidResourceHandle);
+  if (a->captured || b->captured) return fail(cudaErrorCapturedEvent);
+  if (!a->recorded || !b->recorded) return fail(cudaErrorInvalidResourceHandle);
   if (a->timed_ticket != a->recorded || b->timed_ticket != b->recorded) {
     session()->log.flush();
     return session()->log.lost() ? fail(session_error()) : cudaErrorNotReady;
   }
   *milliseconds = static_cast<float>((static_cast<double>(b->nanoseconds) - static_cast<double>(a->nanoseconds)) / 1e6);
-  return cudaSuccess;
-}
-
-// ---- capture: no stream ever captures, because beginning to is refused (absent in the ledger) ----
-DJINN_EXPORT cudaError_t cudaStreamIsCapturing(cudaStream_t s, cudaStreamCaptureStatus* status) {
-  if (!status) return fail(cudaErrorInvalidValue);
-  if (!stream_state(id(s))) return fail(cudaErrorInvalidResourceHandle);
-  *status = cudaStreamCaptureStatusNone;
-  return cudaSuccess;
-}
-DJINN_EXPORT cudaError_t cudaStreamGetCaptureInfo(cudaStream_t s, cudaStreamCaptureStatus* status, unsigned long long*, cudaGraph_t*,
-                                                  const cudaGraphNode_t**, const cudaGraphEdgeData**, size_t*) {
-  return cudaStreamIsCapturing(s, status);
-}
-DJINN_EXPORT cudaError_t cudaThreadExchangeStreamCaptureMode(cudaStreamCaptureMode* mode) {
-  static thread_local cudaStreamCaptureMode current = cudaStreamCaptureModeGlobal;
-  if (!mode || *mode < cudaStreamCaptureModeGlobal || *mode > cudaStreamCaptureModeRelaxed) return fail(cudaErrorInvalidValue);
-  std::swap(*mode, current);
   return cudaSuccess;
 }

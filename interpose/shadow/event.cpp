@@ -50,7 +50,13 @@ bool event_recorded(uint64_t id, Ticket t) {
   auto i = tables().events.find(id);
   if (i == tables().events.end()) return false;
   i->second.recorded = t;
+  i->second.captured = 0;
   return true;
+}
+
+void event_captured(uint64_t id, uint64_t capture) {
+  std::lock_guard lock(tables().mutex);
+  if (auto i = tables().events.find(id); i != tables().events.end()) i->second.captured = capture;
 }
 
 void event_done(const wire::EventDone& e) {

@@ -13,12 +13,14 @@ struct EventState {
   Ticket recorded = 0;       // 0 = never
   uint64_t nanoseconds = 0;  // of that record, once reported
   Ticket timed_ticket = 0;   // the record that `nanoseconds` belongs to
+  uint64_t captured = 0;     // last recorded in this capture, not in a stream's work (shadow/graph.hpp); 0 = no
 };
 
 uint64_t create_event(bool timed);
 std::optional<EventState> event_state(uint64_t id);
 bool destroy_event(uint64_t id);
 bool event_recorded(uint64_t id, Ticket t);
+void event_captured(uint64_t id, uint64_t capture);
 void event_done(const wire::EventDone& e);
 
 struct StreamState {

@@ -7,7 +7,7 @@
 extern "C" {
 #endif
 
-#define DJINN_EXECUTOR_VERSION 1
+#define DJINN_EXECUTOR_VERSION 2
 
 typedef struct djinn_executor_host {
   uint32_t version, size;
@@ -39,6 +39,11 @@ typedef struct djinn_executor {
   void (*set_threads)(void* self, int threads);
   /* Memory range is gone: forget what refers to it. */
   void (*close)(void* self);
+  /* CUDA graphs. Keeps an op_run record, checked as if it were run, with the tensor descriptions that it names: later definitions do not touch it.
+   * The ops of a graph count from 0. A graph exists from its first op until it is dropped. */
+  void (*graph_add)(void* self, uint64_t graph, const void* payload, size_t size, djinn_executor_result* result);
+  void (*graph_run)(void* self, uint64_t graph, uint64_t index, djinn_executor_result* result);
+  void (*graph_drop)(void* self, uint64_t graph);
 } djinn_executor;
 
 /* `op_library`: ':'-separated shared objects with more ops, may be null. Returns null and fills error. */

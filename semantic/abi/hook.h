@@ -8,7 +8,7 @@
 extern "C" {
 #endif
 
-#define DJINN_HOOK_VERSION 1
+#define DJINN_HOOK_VERSION 2
 
 /* One per thread. While depth > 0 every entry point of libdjinn.so drops device work (launch, fill, H2D and D2D copies, void library calls), and
  * fails what would hand a device value to the host, setting `abort` and `why`. The hook resets abort before it enters and reads it after. */
@@ -62,6 +62,11 @@ typedef struct djinn_hook_host {
    * is filled with what CUDA would say of it. Else 0 at once. The hook asks after each op that it posts, so that the error names the op's own line.
    */
   int (*blocking_error)(char* text, size_t size);
+  /* How many stream captures (CUDA graphs) are under way in the process: while it is 0, which a relaxed load tells, no stream needs to be asked. */
+  const int* captures;
+  /* While captures are under way: posts an op of this stream, or makes it a node of the stream's graph (`recorded`: it has not been executed).
+   * Returns a cudaError_t: of the session, or of the capture. */
+  int (*post_op)(void* stream, const void* payload, size_t size, int* recorded);
 } djinn_hook_host;
 
 /* In libdjinn_torch.so. Returns 0, or fills `error` with one sentence. */

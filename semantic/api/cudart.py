@@ -15,7 +15,7 @@ api.local("cudaGetDevice cudaSetDevice cudaGetDeviceCount cudaGetDevicePropertie
           "the devices' descriptions came with the session")
 api.local("cudaGetLastError cudaPeekAtLastError cudaGetErrorName cudaGetErrorString", "this thread's last error")
 api.local("cudaGetDriverEntryPointByVersion", "names of this library")
-api.local("cudaPointerGetAttributes cudaStreamGetPriority cudaStreamGetDevice cudaStreamIsCapturing cudaStreamGetCaptureInfo cudaThreadExchangeStreamCaptureMode"
+api.local("cudaPointerGetAttributes cudaStreamGetPriority cudaStreamGetDevice"
           " cudaOccupancyMaxActiveBlocksPerMultiprocessor{,WithFlags} cudaFuncGetAttributes cudaFuncSetAttribute cudaKernelSetAttributeForDevice cudaEventElapsedTime"
           " cudaEventQuery cudaHostAlloc cudaMallocHost cudaHostRegister cudaHostUnregister cudaFreeHost")
 api.custom("cudaMalloc cudaFree cudaMemGetInfo", "the client's arena; granules are mapped as it grows")
@@ -25,10 +25,15 @@ api.custom("cudaStreamCreate{,WithFlags,WithPriority} cudaStreamDestroy cudaStre
            "stream commands")
 api.custom("cudaEventCreate{,WithFlags} cudaEventDestroy cudaEventRecord{,WithFlags} cudaEventSynchronize", "event commands")
 api.custom("cudaLaunchKernel{,ExC} cudaLaunchCooperativeKernel", "parameter sizes come from the kernel's own metadata")
-api.absent("cudaGraphAddNode cudaGraphConditionalHandleCreate cudaGraphDestroy cudaGraphExecDestroy cudaGraphGetNodes cudaGraphInstantiateWithFlags"
-           " cudaGraphLaunch cudaGraphNodeGetDependencies cudaGraphRetainUserObject cudaStreamBeginCapture cudaStreamBeginCaptureToGraph"
-           " cudaStreamEndCapture cudaStreamUpdateCaptureDependencies cudaUserObject{Create,Release} cudaDevice{Get,Set}GraphMemAttribute",
-           "CUDA graphs are a later issue")
+api.local("cudaStreamBeginCapture cudaStreamEndCapture cudaStreamIsCapturing cudaStreamGetCaptureInfo cudaStreamUpdateCaptureDependencies"
+          " cudaThreadExchangeStreamCaptureMode", "captures are the client's; what they record is sent as it comes")
+api.local("cudaGraphInstantiate{,WithFlags,WithParams} cudaGraphExec{GetFlags,Update} cudaGraphUpload cudaGraphGet{Nodes,RootNodes,Edges}"
+          " cudaGraphNodeGet{Dependencies,DependentNodes,Type} cudaGraphDebugDotPrint cudaUserObject{Create,Retain,Release} cudaGraphRetainUserObject",
+          "nodes and edges are the client's")
+api.custom("cudaGraphLaunch cudaGraphDestroy cudaGraphExecDestroy", "graph commands")
+api.absent("cudaGraphCreate cudaGraphAddNode cudaStreamBeginCaptureToGraph", "graphs come from captures; nodes cannot be added by hand yet")
+api.absent("cudaGraphConditionalHandleCreate", "conditional nodes need kernels that decide on the device")
+api.absent("cudaDevice{Get,Set}GraphMemAttribute", "graphs do not allocate")
 api.absent("cuda{Malloc,Free}Async cudaDeviceGetDefaultMemPool cudaMemPoolGetAttribute cudaMemPoolSetA{ccess,ttribute} cudaMemPoolTrimTo",
            "stream-ordered allocation is a later issue")
 api.absent("cudaIpc{CloseMem,GetEvent,GetMem,OpenEvent,OpenMem}Handle", "sharing between processes is a later issue")

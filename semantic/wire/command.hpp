@@ -43,6 +43,10 @@ enum class Opcode : uint32_t {
   op_take = 0x55,
   op_drop = 0x56,
   scope = 0x57,  // post: calls with kFlagScoped that follow from this thread belong to this op; see op.hpp
+  // graphs: what a capturing stream was given, kept and run again
+  graph_add = 0x60,      // post GraphAdd, then the payload of the command that it keeps
+  graph_launch = 0x61,   // post GraphLaunch
+  graph_destroy = 0x62,  // post Handle
   // session
   counters = 0x70,  // call (empty) → reply control::Counters
 };
@@ -148,6 +152,14 @@ struct Launch {
   uint32_t grid[3], block[3];
   uint32_t shared_bytes, attributes;  // attributes: bit 0 cooperative
 };
+struct GraphAdd {
+  uint64_t graph;         // one that does not exist comes to life
+  uint32_t opcode, size;  // of the command, which becomes the graph's last; its stream means nothing
+};
+struct GraphLaunch {
+  uint64_t graph, stream;
+  uint64_t first, count;  // commands of the graph: copies between host and device cut it into ranges
+};
 
 struct Reply {
   uint64_t ticket;
@@ -176,6 +188,6 @@ struct Pushed {
 template <class... T>
 constexpr bool kWireLayout = ((std::is_trivially_copyable_v<T> && sizeof(T) % 8 == 0 && std::has_unique_object_representations_v<T>)&&...);
 static_assert(kWireLayout<MapMemory, DeviceIndex, Lease, LeaseReply, MemoryInfo, Upload, Download, Copy, Fill, Reduce, Handle, StreamCreate,
-                          StreamWait, EventRecord, ModuleLoad, KernelGet, Launch, Reply, EventDone, Error, Pushed>);
+                          StreamWait, EventRecord, ModuleLoad, KernelGet, Launch, GraphAdd, GraphLaunch, Reply, EventDone, Error, Pushed>);
 
 }  // namespace djinn::wire

@@ -30,6 +30,11 @@ constexpr uint32_t kNestingMax = 4;
 // Interned tensor descriptions and op names of one session.
 constexpr uint32_t kTensorIdsMax = 1u << 20;
 constexpr uint32_t kOpIdsMax = 1u << 16;
+// Graphs of one session, and what they keep: a serving program captures some hundred graphs of some thousand commands of some hundred bytes.
+constexpr uint32_t kGraphsMax = 1u << 14;
+constexpr uint32_t kGraphCommandsMax = 1u << 18;      // of one graph
+constexpr uint64_t kGraphBytesMax = 256ull << 20;     // of all graphs: payloads
+constexpr uint32_t kGraphTensorsMax = kTensorIdsMax;  // of all graphs: tensor descriptions that their ops name
 // Parameters of one kernel launch: the hardware's limit is 32,764 bytes since sm_70 with CUDA 12.1.
 constexpr uint32_t kLaunchParamBytesMax = 32768;
 // A control message (open, statistics). The op list of a torch build is about 100 KiB and travels as a blob inside it.

@@ -38,10 +38,17 @@ enum OpFlag : uint32_t {
   kDeterministic = 2,  // torch.use_deterministic_algorithms
   kFillUninitialised = 4,
   kAllowTf32 = 8,
-  kModuleGiven = 16,  // last: put_string(module path), put_string(phase); not sent yet
+  kGeneratorInMemory = 32,  // with kHasGenerator: the section is a GeneratorInMemory
+  kModuleGiven = 16,        // last: put_string(module path), put_string(phase); not sent yet
 };
 struct Generator {
   uint64_t seed, offset, offset_after;  // Philox: of the default or the given CUDA generator, before and after the original kernel
+};
+
+// Of an op in a CUDA graph: the program writes seed and offset into device memory before each launch, and the op adds its place in the graph.
+struct GeneratorInMemory {
+  uint64_t seed_address, offset_address;  // one uint64_t each, in live memory
+  uint64_t intragraph, intragraph_after;  // added to the offset: before and after the original kernel
 };
 
 enum class Tag : uint8_t {

@@ -56,6 +56,9 @@ static Function find_command(Opcode opcode) {
     case Opcode::op_take:
     case Opcode::op_drop: return op;
     case Opcode::scope: return scope;
+    case Opcode::graph_add: return graph_add;
+    case Opcode::graph_launch: return graph_launch;
+    case Opcode::graph_destroy: return graph_destroy;
     case Opcode::counters: return counters;
   }
   return nullptr;

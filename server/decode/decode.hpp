@@ -1,5 +1,5 @@
 // Opcode → function. Each decoder reads one command's payload to its last byte, checks what it names against the session, and asks the device. The
-// mirror of interpose/encode: memory.cpp, copy.cpp, stream.cpp, event.cpp, module.cpp, launch.cpp, op.cpp; library calls come generated.
+// mirror of interpose/encode: memory.cpp, copy.cpp, stream.cpp, event.cpp, module.cpp, launch.cpp, op.cpp, graph.cpp; library calls come generated.
 #pragma once
 #include "semantic/wire/codec.hpp"
 #include "server/session/session.hpp"
@@ -48,6 +48,9 @@ Failure kernel_get(Session&, const Command&);
 Failure launch(Session&, const Command&);
 Failure op(Session&, const Command&);
 Failure scope(Session&, const Command&);
+Failure graph_add(Session&, const Command&);
+Failure graph_launch(Session&, const Command&);
+Failure graph_destroy(Session&, const Command&);
 Failure counters(Session&, const Command&);
 
 }  // namespace djinn::server::decode

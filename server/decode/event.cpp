@@ -10,6 +10,7 @@ Failure event_record(Session& s, const Command& c) {
   if (m.event == 0) return invalid("event_record", "event 0");
   if (s.events.size() >= kEventsMax && !s.events.count(m.event))
     return {cuda_error::memory_allocation, wire::ErrorClass::refused, "event_record", "too many events"};
+  if (s.adding()) return {};
   uint64_t now = s.device().timestamp(m.stream);
   s.events[m.event] = now;
   if (m.timed) s.report().event_done({m.event, c.ticket, now});

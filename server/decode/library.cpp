@@ -24,10 +24,10 @@ Failure run_library_call(Session& s, const Command& c) {
   if ((c.head.flags & wire::kFlagScoped) && !s.opened().checks)
     return invalid(call->name.data(), "a scoped call for a server that does not validate (--check)");
   SessionContext context(s);
-  context.validate_only = (c.head.flags & wire::kFlagScoped) || s.blind();
+  context.validate_only = (c.head.flags & wire::kFlagScoped) || s.blind() || s.adding();
   if (s.opened().checks) s.scope_check().saw_words(c.payload);
   if (!context.validate_only) context.blas().set_threads(s.opened().threads);
-  ++s.counts().calls;
+  if (!s.adding()) ++s.counts().calls;
   wire::Reader r(c.payload);
   return call->run(context, r);
 }

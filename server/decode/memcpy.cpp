@@ -91,7 +91,7 @@ Failure copy(Session& s, const Command& c) {
   if (!read_all(c, m)) return malformed("copy");
   if (Failure f = check_extent(s, "copy", m.stream, m.source, m.source_pitch, m.width, m.height)) return f;
   if (Failure f = check_extent(s, "copy", m.stream, m.destination, m.destination_pitch, m.width, m.height)) return f;
-  s.device().copy(m);
+  if (!s.adding()) s.device().copy(m);
   return {};
 }
 
@@ -101,7 +101,7 @@ Failure fill(Session& s, const Command& c) {
   if (m.element != 1 && m.element != 2 && m.element != 4) return invalid("fill", fmt::format("elements of {} bytes", m.element));
   if (m.width % m.element || m.address % m.element || (m.height > 1 && m.pitch % m.element)) return invalid("fill", "not whole, aligned elements");
   if (Failure f = check_extent(s, "fill", m.stream, m.address, m.pitch, m.width, m.height)) return f;
-  s.device().fill(m);
+  if (!s.adding()) s.device().fill(m);
   return {};
 }
 

@@ -17,8 +17,9 @@ static Failure validate(Session& s, wire::Opcode opcode, std::span<const std::by
 Failure op(Session& s, const Command& c) {
   if (!c.bulk.empty()) return malformed("op");
   auto opcode = static_cast<wire::Opcode>(c.head.opcode);
-  if (opcode == wire::Opcode::op_run || opcode == wire::Opcode::op_query) ++s.counts().ops;
-  Failure checked = s.opened().checks ? validate(s, opcode, c.payload) : Failure{};
+  if ((opcode == wire::Opcode::op_run || opcode == wire::Opcode::op_query) && !s.adding()) ++s.counts().ops;
+  // what a graph runs again was validated when it was added
+  Failure checked = s.opened().checks && !s.launching() ? validate(s, opcode, c.payload) : Failure{};
   Failure f = s.run_op(c);
   return f.code ? f : checked;
 }

@@ -86,7 +86,9 @@ wire::control::Counters Session::counters() const {
 Failure Session::run_op(const Command& c) {
   if (!executor_) return {cuda_error::not_supported, ErrorClass::refused, "op", "this session has no op level: " + setup_.no_executor};
   djinn_executor_result r{};
-  setup_.executor->execute(executor_, c.head.opcode, c.ticket, c.payload.data(), c.payload.size(), &r);
+  if (adding()) setup_.executor->graph_add(executor_, in_graph_->graph, c.payload.data(), c.payload.size(), &r);
+  else if (launching()) setup_.executor->graph_run(executor_, in_graph_->graph, wire::Reader(c.payload).get<uint64_t>(), &r);
+  else setup_.executor->execute(executor_, c.head.opcode, c.ticket, c.payload.data(), c.payload.size(), &r);
   if (r.code) return {r.code, static_cast<ErrorClass>(r.error_class), r.operation ? r.operation : "op", r.text ? r.text : ""};
   if (r.reply_size) {
     auto reply = static_cast<const std::byte*>(r.reply);
@@ -94,6 +96,10 @@ Failure Session::run_op(const Command& c) {
     answer.resize(wire::align8(answer.size()));
   }
   return {};
+}
+
+void Session::drop_graph_ops(uint64_t graph) {
+  if (executor_) setup_.executor->graph_drop(executor_, graph);
 }
 
 void Session::await_bulk_room() {

@@ -52,6 +52,19 @@ struct Kernel {
   std::string problem;       // why it says nothing; --check only
 };
 
+// What a capturing stream was given (decode/graph.cpp).
+struct Graph {
+  struct Kept {
+    uint32_t opcode, size;
+    size_t at;  // of its payload in `bytes`
+  };
+  std::vector<Kept> commands;
+  std::vector<std::byte> bytes;
+  uint64_t ops = 0;               // of the commands
+  uint64_t size = 0;              // payload bytes that it was given
+  std::optional<Failure> broken;  // why a command could not be kept
+};
+
 class Session {
  public:
   struct Setup {
@@ -104,8 +117,34 @@ class Session {
   std::unordered_map<uint64_t, Module> modules;
   std::unordered_map<uint64_t, Kernel> kernels;
   uint64_t image_bytes = 0;  // kept in modules
-  bool known_stream(uint64_t id) const { return streams.count(id) != 0; }
+  // A graph's commands run in the stream that it is launched on.
+  bool known_stream(uint64_t id) const { return in_graph_ || streams.count(id) != 0; }
   Failure run_op(const Command& c);
+
+  // ---- graphs ----
+  std::unordered_map<uint64_t, Graph> graphs;
+  uint64_t graph_bytes = 0;  // of all of them
+  // While it lives, the commands at hand are a graph's: to be checked and not executed, or executed again.
+  class InGraph {
+   public:
+    enum Kind : uint8_t { adding, launching };
+    InGraph(Session& s, Kind kind, uint64_t graph) : kind(kind), graph(graph), session_(s) { s.in_graph_ = this; }
+    ~InGraph() { session_.in_graph_ = nullptr; }
+    InGraph(const InGraph&) = delete;
+    InGraph& operator=(const InGraph&) = delete;
+    const Kind kind;
+    const uint64_t graph;
+
+   private:
+    Session& session_;
+  };
+  bool adding() const { return in_graph_ && in_graph_->kind == InGraph::adding; }
+  bool launching() const { return in_graph_ && in_graph_->kind == InGraph::launching; }
+  void drop_graph_ops(uint64_t graph);
+  // A long graph may report much.
+  void make_report_room() {
+    if (report_.full()) report_.flush(executed_);
+  }
 
  private:
   bool step(const Command& c);
@@ -124,6 +163,7 @@ class Session {
   std::string ended_;
   djinn_executor_host host_{};
   void* executor_ = nullptr;
+  const InGraph* in_graph_ = nullptr;
 };
 
 }  // namespace djinn::server

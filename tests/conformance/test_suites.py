@@ -28,6 +28,9 @@ class Suites(Case):
     def test_devices(self):
         self.passes("devices")
 
+    def test_cuda_graphs(self):
+        self.passes("cuda_graphs")
+
 
 if __name__ == "__main__":
     unittest.main(verbosity=2)

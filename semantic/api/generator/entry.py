@@ -87,7 +87,7 @@ def post(api, row, prototype, command):
             yield f"  static_assert(djinn::library::travels_as<decltype({f.name}), {f.wire}>);"
         text = argument(api, row, f.parameter, "library")
         yield f"  c.{f.name} = {f'static_cast<{f.wire}>({text})' if f.role.kind == 'value' else text};"
-    yield f"  return djinn::library::post(c, work) ? {api.success} : {api.lost};\n}}"
+    yield f"  return djinn::library::post(c, work, library->stream) ? {api.success} : {api.lost};\n}}"
 
 
 def kind(api, parameter):

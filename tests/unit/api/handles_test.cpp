@@ -23,6 +23,7 @@ struct Recorder {
   std::vector<Posted> posted;
   std::map<std::string, std::string> absent;
   std::vector<std::string> aborted;
+  std::vector<uint64_t> captured;  // streams of what went to a graph
 } recorder;
 
 template <class C>
@@ -56,6 +57,12 @@ std::vector<std::byte>& scratch() {
 Ticket post(uint32_t opcode, uint16_t flags, std::span<const std::byte> payload, std::span<const djinn_part>) {
   recorder.posted.push_back({opcode, flags, {payload.begin(), payload.end()}});
   return recorder.posted.size();
+}
+std::atomic<int> captures{0};
+cudaError_t post_or_capture(uint64_t stream, cudaGraphNodeType, uint32_t, std::span<const std::byte>, bool& captured) {
+  captured = true;
+  recorder.captured.push_back(stream);
+  return cudaSuccess;
 }
 }  // namespace djinn
 
@@ -271,4 +278,20 @@ TEST_CASE("the function table is sorted and finds every row") {
   REQUIRE(sgemm->mode == djinn::library::Mode::post);
   REQUIRE(sgemm->opcode == djinn::api::cublasSgemm_v2::kOpcode);
   REQUIRE(djinn::library::find_function("cublasSgemm_v3") == nullptr);
+}
+
+TEST_CASE("while a stream captures, a product is offered to the capture of its handle's stream; what is only validated is not") {
+  cublasHandle_t h = new_handle();
+  REQUIRE(cublasSetStream(h, reinterpret_cast<cudaStream_t>(0x30)) == CUBLAS_STATUS_SUCCESS);
+  float one = 1, *device = reinterpret_cast<float*>(0x1000);
+  auto multiply = [&] { return cublasSgemm(h, CUBLAS_OP_N, CUBLAS_OP_N, 1, 1, 1, &one, device, 1, device, 1, &one, device, 1); };
+  djinn::captures = 1;
+  CHECK(multiply() == CUBLAS_STATUS_SUCCESS);
+  CHECK(recorder.captured == std::vector<uint64_t>{0x30});
+  CHECK(recorder.posted.empty());
+  recorder.work = djinn::Work::scoped;
+  CHECK(multiply() == CUBLAS_STATUS_SUCCESS);
+  CHECK(recorder.posted.size() == 1);
+  djinn::captures = 0;
+  CHECK(cublasDestroy(h) == CUBLAS_STATUS_SUCCESS);
 }

@@ -94,6 +94,20 @@ class Client {
   Result execute(wire::Opcode opcode, const std::vector<std::byte>& payload) {
     djinn_executor_result r{};
     library().execute(self_, static_cast<uint32_t>(opcode), ++ticket_, payload.data(), payload.size(), &r);
+    return result(r);
+  }
+  Result graph_add(uint64_t graph, const std::vector<std::byte>& payload) {
+    djinn_executor_result r{};
+    library().graph_add(self_, graph, payload.data(), payload.size(), &r);
+    return result(r);
+  }
+  Result graph_run(uint64_t graph, uint64_t index) {
+    djinn_executor_result r{};
+    library().graph_run(self_, graph, index, &r);
+    return result(r);
+  }
+  void graph_drop(uint64_t graph) { library().graph_drop(self_, graph); }
+  static Result result(const djinn_executor_result& r) {
     auto* reply = static_cast<const std::byte*>(r.reply);
     return {r.code, r.error_class, r.operation ? r.operation : "", r.text ? r.text : "", {reply, reply + r.reply_size}};
   }

@@ -179,6 +179,32 @@ Failure FakeLink::dispatch(Sent& s, std::vector<std::byte>& answer, std::vector<
     case Opcode::stream_wait:
     case Opcode::event_destroy:
     case Opcode::synchronize: return {};
+    case Opcode::graph_add: {
+      wire::Reader r(s.payload);
+      auto m = r.get<wire::GraphAdd>();
+      Sent kept;
+      kept.head.opcode = m.opcode;
+      kept.head.size = m.size;
+      const std::byte* p = r.take(m.size);
+      if (!p || !r.finished()) return complain("graph_add of another size than it says"), Failure{kInvalidValue, {}, "graph_add", "malformed"};
+      kept.payload.assign(p, p + m.size);
+      graphs_[m.graph].push_back(std::move(kept));
+      return {};
+    }
+    case Opcode::graph_launch: {
+      auto m = s.as<wire::GraphLaunch>();
+      auto g = graphs_.find(m.graph);
+      if (g == graphs_.end() || m.first + m.count > g->second.size()) return complain("launch of what no graph has"), Failure{};
+      if (!streams_.count(m.stream)) complain("graph launched on an unknown stream");
+      for (uint64_t i = m.first; i < m.first + m.count; i++) {
+        g->second[i].ticket = s.ticket;
+        if (Failure f = dispatch(g->second[i], answer, rows); f.code) return f;
+      }
+      return {};
+    }
+    case Opcode::graph_destroy:
+      if (!graphs_.erase(s.as<wire::Handle>().id)) complain("unknown graph destroyed");
+      return {};
     case Opcode::reduce:
     case Opcode::module_load:
     case Opcode::module_unload:

@@ -105,6 +105,7 @@ class FakeLink {
   wire::DeviceRanges ranges_{0, uint64_t{1} << 47, 1};  // until it is opened: everywhere
   std::vector<uint64_t> leases_{0};                     // per device
   uint64_t clock_ = 1000, reports_ = 0;
+  std::map<uint64_t, std::vector<Sent>> graphs_;
   std::vector<std::byte> report_records_;
   std::vector<std::vector<std::byte>> report_bulk_;
   uint32_t report_count_ = 0;

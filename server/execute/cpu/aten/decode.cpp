@@ -38,6 +38,7 @@ at::Tensor Decoder::interned(uint32_t id, bool written, bool in_list) {
   }
   // Outside of a quantized value such a tensor has no quantizer, and kernels would look for one.
   if ((t->flags & kQuantized) && !quantized_) return fail("quantized data outside a quantized tensor"), at::Tensor();
+  note_place();
   out_->touched.push_back({id, index_, in_list});
   out_->reduced |= reduced_bit(t->dtype);
   out_->special |= (t->flags & (kConjugate | kNegative | kQuantized)) != 0;
@@ -372,6 +373,7 @@ bool Decoder::output_tensor(uint64_t w, uint16_t index, bool in_list, uint32_t e
         illegal_ = true;
         return fail("an output outside the session's live memory"), false;
       }
+      note_place();
       out_->outputs.push_back({index, in_list, element, id_of(w)});
       return true;
     }
@@ -401,8 +403,24 @@ void Decoder::output(const Op& op, uint16_t index) {
   for (uint32_t i = 0; i < n && !problem_; i++) output_tensor(word(), index, true, i);
 }
 
+// In a graph: seed and offset are read when the op runs.
+void Decoder::generator_in_memory() {
+  uint64_t seed = word(), offset = word(), intragraph = word(), after = word(), value = 0;
+  if (problem_) return;
+  for (uint64_t address : {seed, offset})
+    if (address % 8 || !tensors_.memory_live(address, 8)) {
+      illegal_ = true;
+      return fail("a generator state outside the session's live memory");
+    }
+  auto read = [&](uint64_t address) { return std::memcpy(&value, reinterpret_cast<const void*>(address), sizeof value), value; };
+  out_->generator = {read(seed), read(offset) + intragraph, read(offset) + after};
+}
+
 void Decoder::sections(uint32_t flags) {
-  if (flags & kHasGenerator) {
+  if (flags & kGeneratorInMemory) {
+    if (!(flags & kHasGenerator)) return fail("a generator in memory without a generator");
+    generator_in_memory();
+  } else if (flags & kHasGenerator) {
     out_->generator.seed = word();
     out_->generator.offset = word();
     out_->generator.offset_after = word();
@@ -415,8 +433,9 @@ void Decoder::sections(uint32_t flags) {
     }
 }
 
-bool Decoder::decode(const Op& op, const OpHead& head, std::span<const std::byte> body, Decoded& out) {
-  cur_ = reinterpret_cast<const uint64_t*>(body.data());
+bool Decoder::decode(const Op& op, const OpHead& head, std::span<const std::byte> body, Decoded& out, std::vector<uint32_t>* places) {
+  places_ = places;
+  begin_ = cur_ = reinterpret_cast<const uint64_t*>(body.data());
   end_ = cur_ + body.size() / 8;
   out_ = &out;
   problem_ = nullptr;
@@ -424,7 +443,7 @@ bool Decoder::decode(const Op& op, const OpHead& head, std::span<const std::byte
   out.clear();
   out.flags = head.flags;
   epoch_ = tensors_.epoch();
-  constexpr uint32_t kKnown = kHasGenerator | kDeterministic | kFillUninitialised | kAllowTf32 | kModuleGiven;
+  constexpr uint32_t kKnown = kHasGenerator | kDeterministic | kFillUninitialised | kAllowTf32 | kGeneratorInMemory | kModuleGiven;
   if (head.flags & ~kKnown) return fail("op record with unknown flags"), false;
   if (head.arguments != op.arguments.size() || head.outputs != op.returns.size()) return fail("op record whose counts do not fit the schema"), false;
   for (index_ = 0; index_ < head.arguments && !problem_; index_++) argument(op.arguments[index_]);

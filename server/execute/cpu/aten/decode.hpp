@@ -66,8 +66,9 @@ class HostScalars {
 class Decoder {
  public:
   Decoder(TensorTable& tensors, HostScalars& scalars) : tensors_(tensors), scalars_(scalars) {}
-  // Reads the record after its head. False: problem() says what is wrong, and `illegal()` whether it is memory outside the session's.
-  bool decode(const Op& op, const wire::op::OpHead& head, std::span<const std::byte> body, Decoded& out);
+  // Reads the record after its head. False: problem() says what is wrong, and `illegal()` whether it is memory outside the session's. `places`: gets
+  // the index in `body` of each word that names an interned tensor.
+  bool decode(const Op& op, const wire::op::OpHead& head, std::span<const std::byte> body, Decoded& out, std::vector<uint32_t>* places = nullptr);
   const char* problem() const { return problem_; }
   bool illegal() const { return illegal_; }
 
@@ -98,6 +99,11 @@ class Decoder {
     if (!problem_) problem_ = why;
     cur_ = end_;
   }
+  // The word just read names an interned tensor.
+  void note_place() {
+    if (places_) places_->push_back(static_cast<uint32_t>(cur_ - 1 - begin_));
+  }
+  void generator_in_memory();
   bool room(uint64_t words) {
     if (words > static_cast<uint64_t>(end_ - cur_)) return fail("op record ends early"), false;
     return true;
@@ -105,6 +111,8 @@ class Decoder {
 
   TensorTable& tensors_;
   HostScalars& scalars_;
+  std::vector<uint32_t>* places_ = nullptr;
+  const uint64_t* begin_ = nullptr;
   const uint64_t* cur_ = nullptr;
   const uint64_t* end_ = nullptr;
   Decoded* out_ = nullptr;

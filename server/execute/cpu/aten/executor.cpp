@@ -78,7 +78,8 @@ Failure Executor::dispatch(uint32_t opcode, std::span<const std::byte> payload) 
   }
 }
 
-void Executor::execute(uint32_t opcode, std::span<const std::byte> payload, djinn_executor_result& result) {
+template <class Work>
+void Executor::guarded(std::span<const std::byte> payload, djinn_executor_result& result, Work&& work) {
   adopt_pool();
   if (threads_applied_ != threads_) at::set_num_threads(threads_applied_ = threads_);
   reply_.clear();
@@ -92,7 +93,7 @@ void Executor::execute(uint32_t opcode, std::span<const std::byte> payload, djin
       payload = std::as_bytes(std::span(aligned_));
     }
     try {
-      f = dispatch(opcode, payload);
+      f = work(payload);
     } catch (...) {
       f = failure_in_flight();
     }
@@ -106,6 +107,10 @@ void Executor::execute(uint32_t opcode, std::span<const std::byte> payload, djin
   result.error_class = static_cast<uint32_t>(f.error_class);
   result.operation = operation_.c_str();
   result.text = text_.c_str();
+}
+
+void Executor::execute(uint32_t opcode, std::span<const std::byte> payload, djinn_executor_result& result) {
+  guarded(payload, result, [&](auto whole) { return dispatch(opcode, whole); });
 }
 
 namespace {
@@ -128,6 +133,20 @@ void execute(void* self, uint32_t opcode, uint64_t, const void* payload, size_t 
   static_cast<Executor*>(self)->execute(opcode, {static_cast<const std::byte*>(payload), size}, *result);
 }
 
+void graph_add(void* self, uint64_t graph, const void* payload, size_t size, djinn_executor_result* result) {
+  auto& e = *static_cast<Executor*>(self);
+  e.guarded({static_cast<const std::byte*>(payload), size}, *result, [&](auto whole) { return e.graph_add(graph, whole); });
+}
+
+void graph_run(void* self, uint64_t graph, uint64_t index, djinn_executor_result* result) {
+  static thread_local Silent silent;
+  c10::WarningUtils::WarningHandlerGuard quiet(&silent);
+  auto& e = *static_cast<Executor*>(self);
+  e.guarded({}, *result, [&](auto) { return e.graph_run(graph, index); });
+}
+
+void graph_drop(void* self, uint64_t graph) { static_cast<Executor*>(self)->graph_drop(graph); }
+
 void set_threads(void* self, int threads) {
   if (threads > 0) static_cast<Executor*>(self)->set_threads(threads);
 }
@@ -141,7 +160,8 @@ void close(void* self) try { delete static_cast<Executor*>(self); } catch (...) 
 
 extern "C" __attribute__((visibility("default"))) const djinn_executor* djinn_executor_load(const char* op_library, char* error, size_t error_size) {
   using namespace djinn::aten;
-  static const djinn_executor table{DJINN_EXECUTOR_VERSION, sizeof(djinn_executor), DJINN_TORCH_VERSION, ops, open, execute, set_threads, close};
+  static const djinn_executor table{
+      DJINN_EXECUTOR_VERSION, sizeof(djinn_executor), DJINN_TORCH_VERSION, ops, open, execute, set_threads, close, graph_add, graph_run, graph_drop};
   auto say = [&](const char* text) {
     if (error && error_size) snprintf(error, error_size, "%s", text);
   };

@@ -1,9 +1,10 @@
 // One session's executor: takes records in ticket order, keeps tables, runs ops. executor.cpp has the tables and the C interface, run.cpp the ops,
-// query.cpp the server-first ones.
+// query.cpp the server-first ones, graph.cpp those of CUDA graphs.
 #pragma once
 #include <map>
 #include <span>
 #include <string>
+#include <unordered_map>
 #include <vector>
 
 #include "semantic/abi/executor.h"
@@ -23,6 +24,12 @@ class Executor {
   Executor(const djinn_executor_host& host, int threads);
   ~Executor();
   void execute(uint32_t opcode, std::span<const std::byte> payload, djinn_executor_result& result);
+  // One record of whole words; `work` may throw.
+  template <class Work>
+  void guarded(std::span<const std::byte> payload, djinn_executor_result& result, Work&& work);
+  Failure graph_add(uint64_t graph, std::span<const std::byte> payload);
+  Failure graph_run(uint64_t graph, uint64_t index);
+  void graph_drop(uint64_t graph);
   void set_threads(int threads) { threads_ = threads; }
 
  private:
@@ -40,6 +47,14 @@ class Executor {
     size_t argument;
     at::Tensor result;
   };
+
+  // graph.cpp
+  struct Graph {
+    std::vector<std::vector<uint64_t>> ops;  // op_run records that name tensors of the next
+    TensorTable::Slots tensors;
+    std::unordered_map<uint32_t, uint32_t> ids;  // the session's id at the time → ours
+  };
+  bool adopt(Graph& g, uint32_t& id);
 
   Failure dispatch(uint32_t opcode, std::span<const std::byte> payload);
   Failure define(std::span<const std::byte> payload);
@@ -80,6 +95,8 @@ class Executor {
   std::vector<Slot> slots_;
   std::vector<Detour> detours_;
   std::vector<at::Tensor> results_;  // per output of now_, while it is placed
+  std::map<uint64_t, Graph> graphs_;
+  size_t graph_tensors_ = 0;  // of all of them
   std::map<uint64_t, Stash> stashes_;
   uint64_t stash_next_ = 1, stash_bytes_ = 0;
   std::vector<std::byte> reply_;

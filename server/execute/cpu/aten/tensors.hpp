@@ -28,10 +28,15 @@ struct Interned {
   // Elements that lie side by side without holes or overlap, in whatever order.
   bool dense() const { return high - low == static_cast<uint64_t>(numel) * c10::elementSize(dtype); }
   int64_t numel = 0;
+  bool same(const Interned& o) const {
+    return address == o.address && storage_bytes == o.storage_bytes && dtype == o.dtype && flags == o.flags && offset == o.offset &&
+           sizes == o.sizes && strides == o.strides;
+  }
 };
 
 class TensorTable {
  public:
+  using Slots = std::vector<Interned>;
   explicit TensorTable(const djinn_executor_host& host) : host_(host) {}
 
   // Payload of tensor_define and tensor_forget. Null, or what is wrong with it.
@@ -49,12 +54,13 @@ class TensorTable {
   bool memory_live(uint64_t address, uint64_t bytes) const { return host_.memory_live(host_.session, address, bytes); }
   uint64_t epoch() const { return host_.memory_epoch(host_.session); }
   void clear() { slots_.clear(); }
+  void swap(Slots& other) { slots_.swap(other); }
 
  private:
   bool check(Interned& t, uint64_t epoch);
 
   const djinn_executor_host& host_;
-  std::vector<Interned> slots_;
+  Slots slots_;
 };
 
 // Is this a dtype that may travel (not a placeholder of libtorch's enumeration)?
