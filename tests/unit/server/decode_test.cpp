@@ -76,6 +76,7 @@ TEST_CASE("decode: every command is accepted as written; every prefix, every exc
     std::span<const std::byte> parts[] = {stray};
     CHECK(f.run(s.opcode, s.payload, parts).error_class == ErrorClass::lost);
     CHECK(f.device.calls == 0);
+    if (s.opcode == Opcode::unmap_memory) REQUIRE_FALSE(f.run(Opcode::map_memory, s.payload));
     Failure good = f.run(s.opcode, s.payload);
     INFO(good.operation << ": " << good.text);
     CHECK(good.code == 0);
