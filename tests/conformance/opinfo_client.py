@@ -1,6 +1,6 @@
 """One shard of the OpInfo sweep, a client of a server: `opinfo_client.py DTYPE SHARD SHARDS [PATTERN]`. Each entry of torch.testing's op_db whose
 dtype both CPU and CUDA support runs with all its samples on the CPU (where Djinn has no part) and on the device, forward, backward, in place and with
-out=; outputs and gradients are compared with assert_close's defaults or OpInfo's own overrides. One JSON line per entry and direction on stdout:
+out=; outputs and gradients are compared with assert_close's defaults or OpInfo's own overrides, what is drawn by its distribution. One JSON line per entry and direction on stdout:
 {entry, dtype, direction, samples, bitwise, status: ok | wrong | error | raised, detail}. The driver is scripts/conformance.
 """
 import json
@@ -8,27 +8,32 @@ import os
 import re
 import sys
 import warnings
+from unittest import mock
 
 os.environ.setdefault("PYTORCH_TESTING_DEVICE_ONLY_FOR", "cuda")
 warnings.filterwarnings("ignore")
 import torch
 from torch.testing._internal.common_device_type import tol
+from torch.testing._internal import common_methods_invocations
 from torch.testing._internal.common_methods_invocations import op_db
 from torch.utils import _pytree as pytree
 
-# Drawn from a generator or left as they are: compared in shape and dtype only.
-RANDOM = re.compile(r"^(bernoulli|cauchy|exponential|geometric|log_normal|multinomial|normal|rand|randint|randn|randperm|uniform|empty|new_empty|dropout|"
-                    r"nn\.functional\.(.*dropout.*|rrelu|fractional_max_pool.*)|poisson|.*_like|empty_.*|new_empty_strided|pca_lowrank|svd_lowrank|resize_.*|"
-                    r"nn\.functional\.scaled_dot_product_attention_dropout)$")
+# Drawn from a generator: compared in shape, dtype and distribution.
+DRAWN = re.compile(r"^(bernoulli|cauchy|exponential|geometric|log_normal|multinomial|normal|normal\..*|rand|randint|randn|randperm|uniform|rand_like|randn_like|"
+                   r"randint_like|poisson|nn\.functional\.(.*dropout.*|rrelu|fractional_max_pool.*))$")
+# Left as they are, or a decomposition whose signs are free: compared in shape and dtype.
+ARBITRARY = re.compile(r"^(empty|new_empty|empty_.*|new_empty_strided|resize_.*|pca_lowrank|svd_lowrank|nn\.functional\.scaled_dot_product_attention_dropout)$")
+DRAWS, REPEATS_MAX, SAMPLES_DRAWN = 4000, 60, 4
+# Kolmogorov and Smirnov: two samples of n draws of one distribution are further apart than KS * sqrt(2 / n) once in a million seeds, and ours is fixed.
+KS = 2.7
 # CUDA's norms compute in float32 whatever their tensors' precision, and give statistics in it; the CPU's do not. Their reference in reduced precision
 # is the CPU in float32, rounded.
 FLOAT32_INSIDE = re.compile(r"(batch|layer|instance|rms)_norm")
 REDUCED = (torch.float16, torch.bfloat16)
-RANDOM_KEPT = ("full_like", "ones_like", "zeros_like")
 
 
 def is_random(op):
-    return (bool(RANDOM.match(op.name)) and op.name not in RANDOM_KEPT) or op.name == "signal.windows" or getattr(op, "non_deterministic", False)
+    return bool(DRAWN.match(op.name) or ARBITRARY.match(op.name)) or getattr(op, "non_deterministic", False)
 
 
 def to(device, value):
@@ -89,6 +94,33 @@ class Entry:
             torch.testing.assert_close(g, e, equal_nan=True, **self.close)
             same = same and torch.equal(e.nan_to_num() if e.is_floating_point() else e, g.nan_to_num() if g.is_floating_point() else g)
         return same
+
+    def draws(self, run, arguments):
+        """What the op draws with these arguments in some calls, sorted. OpInfo's entries seed before each call; not here."""
+        values = []
+        for _ in range(REPEATS_MAX):
+            values += [host(torch.view_as_real(t.resolve_conj()) if t.is_complex() else t).flatten().double() for t in tensors(run(*arguments))]
+            if sum(v.numel() for v in values) >= DRAWS:
+                break
+        return torch.cat(values).sort().values
+
+    def compare_distribution(self, run, sample):
+        with mock.patch.object(common_methods_invocations, "wrapper_set_seed", lambda op, *a, **k: op(*a, **k)):
+            torch.manual_seed(11)
+            self.compare_draws(run, sample)
+
+    def compare_draws(self, run, sample):
+        expected = self.draws(run, (sample.input, sample.args, sample.kwargs))
+        there = to("cuda", (sample.input, sample.args, sample.kwargs))
+        there[2].update({k: torch.device("cuda") for k, v in there[2].items() if k == "device"})
+        got = self.draws(run, there)
+        if not expected.numel():
+            return
+        everywhere = torch.cat([expected, got])
+        share = lambda some: torch.searchsorted(some, everywhere, right=True) / some.numel()
+        apart, allowed = (share(expected) - share(got)).abs().max().item(), KS * (2 / expected.numel()) ** 0.5
+        assert apart <= allowed, (f"{expected.numel()} draws are distributed otherwise ({apart:.3f} apart, {allowed:.3f} allowed): mean {got.mean():.4g} instead of "
+                                  f"{expected.mean():.4g}, deviation {got.std():.4g} instead of {expected.std():.4g}")
 
     def drops_out(self, sample):
         """Does this sample draw, although the entry does not as a rule?"""
@@ -182,6 +214,8 @@ class Entry:
                         continue
                     row["samples"] += 1
                     row["bitwise"] += self.compare(*result, self.random or self.drops_out(sample))
+                    if DRAWN.match(self.op.name) and direction == "forward" and row["samples"] <= SAMPLES_DRAWN:
+                        self.compare_distribution(run, sample)
                 except AssertionError as e:
                     row.update(status="wrong", detail=f"sample {number}: {self.judge(run, sample, *result)}{' '.join(str(e).split())}"[:500])
                     break
