@@ -32,7 +32,12 @@ pid_t owner = 0;
 
 constexpr uint64_t kGiB = 1ull << 30;
 // How much address space the client offers: room for any machine's memory, small enough for 47-bit address spaces with sanitizers.
+// Expandable segments reserve the device's memory and an eighth more for each stream and size class.
+#ifdef __SANITIZE_THREAD__
 constexpr uint64_t kRangeBytes = 256 * kGiB;
+#else
+constexpr uint64_t kRangeBytes = 1024 * kGiB;
+#endif
 // Where: far from heap, libraries and stacks of an ordinary process. No constant works everywhere, so where none does the
 // kernel chooses. Thread sanitizer dies of what it does not leave to programs, instead of failing.
 #ifdef __SANITIZE_THREAD__
@@ -163,6 +168,7 @@ void make_arenas(SessionState& s) {
   std::vector<DeviceArenas::Visible> visible;
   for (size_t d : s.devices) visible.push_back({d, s.opened.devices[d].lease_bytes});
   s.arenas = new DeviceArenas({s.opened.range_address, s.opened.range_size, s.opened.device_count}, visible, server);
+  s.virtual_memory = new VirtualMemory(*s.arenas);
 }
 
 // "djinn: 20,145 ops, …": the thousands are separated because people read them.

@@ -4,6 +4,7 @@
 #include "interpose/batch/log.hpp"
 #include "interpose/client.hpp"
 #include "interpose/shadow/arenas.hpp"
+#include "interpose/shadow/virtual_memory.hpp"
 
 namespace djinn {
 
@@ -12,6 +13,12 @@ struct SessionState {
   Log log;
   std::vector<size_t> devices;  // those that the program sees, in its order: their indices on the server
   DeviceArenas* arenas = nullptr;
+  VirtualMemory* virtual_memory = nullptr;
+  // The allocation or mapping that holds `address`.
+  std::optional<DeviceArena::Block> find_block(uint64_t address) const {
+    auto block = arenas->find(address);
+    return block ? block : virtual_memory->find(address);
+  }
   const djinn_link_api* api = nullptr;
   djinn_link* link = nullptr;
   const djinn_link_device& device(int number) const { return opened.devices[devices[static_cast<size_t>(number)]]; }

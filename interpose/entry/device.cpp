@@ -89,13 +89,6 @@ DJINN_EXPORT cudaError_t cudaRuntimeGetVersion(int* v) {
   *v = CUDART_VERSION;
   return cudaSuccess;
 }
-DJINN_EXPORT cudaError_t cudaGetDriverEntryPointByVersion(const char* name, void** function, unsigned, unsigned long long,
-                                                          cudaDriverEntryPointQueryResult* result) {
-  if (!name || !function) return fail(cudaErrorInvalidValue);
-  *function = nullptr;
-  if (result) *result = cudaDriverEntryPointSymbolNotFound;
-  return cudaSuccess;
-}
 DJINN_EXPORT cudaError_t cudaProfilerStart(void) { return cudaSuccess; }
 DJINN_EXPORT cudaError_t cudaProfilerStop(void) { return cudaSuccess; }
 

@@ -70,7 +70,7 @@ DJINN_EXPORT cudaError_t cudaPointerGetAttributes(cudaPointerAttributes* a, cons
   a->type = cudaMemoryTypeUnregistered;
   a->device = -1;
   auto* s = session();
-  if (s && s->arenas->find(reinterpret_cast<uint64_t>(p))) {
+  if (s && s->find_block(reinterpret_cast<uint64_t>(p))) {
     a->type = cudaMemoryTypeDevice;
     a->device = s->arenas->device_of(reinterpret_cast<uint64_t>(p));
     a->devicePointer = const_cast<void*>(p);
@@ -85,7 +85,7 @@ DJINN_EXPORT cudaError_t cudaPointerGetAttributes(cudaPointerAttributes* a, cons
 DJINN_EXPORT CUresult cuPointerGetAttribute(void* data, CUpointer_attribute attribute, CUdeviceptr p) {
   auto* s = session();
   if (!data || !s) return CUDA_ERROR_INVALID_VALUE;
-  auto block = s->arenas->find(p);
+  auto block = s->find_block(p);
   auto pinned = pinned_device(reinterpret_cast<void*>(p));
   if (!block && !pinned) return CUDA_ERROR_INVALID_VALUE;
   int device = block ? s->arenas->device_of(p) : *pinned;

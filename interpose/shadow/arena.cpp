@@ -84,8 +84,28 @@ void DeviceArena::uncover(uint64_t address, uint64_t bytes) {
         server_.unmap(at, n);
         mapped_ -= n;
       });
-  // give others what this process will hardly need again
+  shrink_lease();
+}
+
+// Gives others what this process will hardly need again.
+void DeviceArena::shrink_lease() {
   if (lease_ - mapped_ > kLeaseIdle) lease_ = std::max(mapped_, server_.lease(mapped_ + kLeaseStep));
+}
+
+std::set<std::pair<uint64_t, uint64_t>>::iterator DeviceArena::fitting(uint64_t bytes, uint64_t alignment, uint64_t& at) {
+  for (auto i = by_size_.lower_bound({bytes, 0}); i != by_size_.end(); ++i) {
+    auto [free_bytes, free_address] = *i;
+    at = round_up(free_address, alignment);
+    if (at - free_address <= free_bytes - bytes) return i;
+  }
+  return by_size_.end();
+}
+
+void DeviceArena::take_free(std::set<std::pair<uint64_t, uint64_t>>::iterator place, uint64_t at, uint64_t bytes) {
+  auto [free_bytes, free_address] = *place;
+  remove_free(free_.find(free_address));
+  if (at > free_address) add_free(free_address, at - free_address);
+  if (uint64_t end = at + bytes; end < free_address + free_bytes) add_free(end, free_address + free_bytes - end);
 }
 
 std::optional<uint64_t> DeviceArena::allocate(uint64_t bytes) {
@@ -93,19 +113,41 @@ std::optional<uint64_t> DeviceArena::allocate(uint64_t bytes) {
   uint64_t n = round_up(bytes ? bytes : 1, kAlignment), align = n >= kGranule ? kGranule : kAlignment;
   if (n < bytes || n > size_) return std::nullopt;
   std::lock_guard lock(mutex_);
-  for (auto i = by_size_.lower_bound({n, 0}); i != by_size_.end(); ++i) {
-    auto [free_bytes, free_address] = *i;
-    uint64_t at = round_up(free_address, align);
-    if (at + n > free_address + free_bytes) continue;
-    if (!cover(at, n)) return std::nullopt;
-    remove_free(free_.find(free_address));
-    if (at > free_address) add_free(free_address, at - free_address);
-    if (uint64_t end = at + n; end < free_address + free_bytes) add_free(end, free_address + free_bytes - end);
-    used_[at] = n;
-    allocated_ += n;
-    return at;
-  }
-  return std::nullopt;
+  uint64_t at;
+  auto place = fitting(n, align, at);
+  if (place == by_size_.end() || !cover(at, n)) return std::nullopt;
+  take_free(place, at, n);
+  used_[at] = n;
+  allocated_ += n;
+  return at;
+}
+
+std::optional<uint64_t> DeviceArena::reserve(uint64_t bytes, uint64_t alignment) {
+  if (bytes > size_ || alignment > size_) return std::nullopt;
+  std::lock_guard lock(mutex_);
+  uint64_t at;
+  auto place = fitting(bytes, alignment, at);
+  if (place == by_size_.end()) return std::nullopt;
+  take_free(place, at, bytes);
+  return at;
+}
+
+void DeviceArena::unreserve(uint64_t address, uint64_t bytes) {
+  std::lock_guard lock(mutex_);
+  add_free(address, bytes);
+}
+
+bool DeviceArena::charge(uint64_t bytes) {
+  std::lock_guard lock(mutex_);
+  if (!grow_lease(bytes)) return false;
+  mapped_ += bytes;
+  return true;
+}
+
+void DeviceArena::discharge(uint64_t bytes) {
+  std::lock_guard lock(mutex_);
+  mapped_ -= bytes;
+  shrink_lease();
 }
 
 bool DeviceArena::release(uint64_t address) {

@@ -25,6 +25,13 @@ class DeviceArena {
   // False when `address` is not an allocation's first byte.
   bool release(uint64_t address);
 
+  // Address space without memory: whole granules; `alignment` is a power of two, at least a granule. The caller gives back what it took.
+  std::optional<uint64_t> reserve(uint64_t bytes, uint64_t alignment);
+  void unreserve(uint64_t address, uint64_t bytes);
+  // Memory without an address counts against the lease, too. False: refused.
+  bool charge(uint64_t bytes);
+  void discharge(uint64_t bytes);
+
   struct Block {
     uint64_t address, bytes;
   };
@@ -38,6 +45,10 @@ class DeviceArena {
   bool cover(uint64_t address, uint64_t bytes);
   void uncover(uint64_t address, uint64_t bytes);
   bool grow_lease(uint64_t needed);
+  void shrink_lease();
+  // The best free place for so many bytes; end() without one.
+  std::set<std::pair<uint64_t, uint64_t>>::iterator fitting(uint64_t bytes, uint64_t alignment, uint64_t& at);
+  void take_free(std::set<std::pair<uint64_t, uint64_t>>::iterator place, uint64_t at, uint64_t bytes);
   void add_free(uint64_t address, uint64_t bytes);
   void remove_free(std::map<uint64_t, uint64_t>::iterator block);
   template <class Change>

@@ -136,6 +136,7 @@ bool device_attribute(int attribute, int& value, int device) {
     case cudaDevAttrStreamPrioritiesSupported:
     case cudaDevAttrGlobalL1CacheSupported:
     case cudaDevAttrLocalL1CacheSupported: value = 1; break;
+    case CU_DEVICE_ATTRIBUTE_VIRTUAL_MEMORY_MANAGEMENT_SUPPORTED: value = 1; break;
     case cudaDevAttrAsyncEngineCount: value = 2; break;
     case cudaDevAttrPciBusId: value = pci_bus(device); break;
     case cudaDevAttrL2CacheSize: value = static_cast<int>(o.l2_bytes); break;

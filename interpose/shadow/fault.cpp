@@ -13,7 +13,7 @@ static void on_fault(int, siginfo_t* info, void*) {
   auto address = reinterpret_cast<uint64_t>(info->si_addr);
   auto* s = session();
   if (s && s->arenas->in_range(address)) {
-    if (auto block = s->arenas->find(address))
+    if (auto block = s->find_block(address))
       say(Level::error, "the program touched device memory at %#lx: byte %lu of an allocation of %lu bytes at %#lx", address,
           address - block->address, block->bytes, block->address);
     else say(Level::error, "the program touched device memory at %#lx, where nothing is allocated", address);

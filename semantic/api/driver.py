@@ -8,6 +8,11 @@ api.local("cuInit cuDeviceGet cuDeviceGetCount cuDeviceGetAttribute cuDeviceCanA
           "the devices' descriptions came with the session")
 api.local("cuCtxGetCurrent cuCtxSetCurrent cuCtxGetDevice cuCtx{Enable,Disable}PeerAccess cuDevicePrimaryCtxGetState cuDevicePrimaryCtxRetain",
           "the primary contexts are this process's session")
+api.local("cuMemAddressReserve cuMemAddressFree cuMemGetAllocationGranularity cuMemGetAllocationPropertiesFromHandle cuMemRetainAllocationHandle"
+          " cuMemGetAccess cuMemGetAddressRange_v2", "reservations are parts of the session's range; handles are the client's")
+api.custom("cuMemCreate cuMemRelease cuMemMap cuMemUnmap cuMemSetAccess", "virtual memory: memory_create … memory_access")
+api.custom("cuMemsetD32Async cuStreamWriteValue32_v2", "fill")
+api.custom("cuMem{ExportTo,ImportFrom}ShareableHandle", "says that sharing between processes is not built yet: PyTorch wants to find them")
 api.local("cuGetErrorString cuPointerGetAttribute cuFunc{Get,Set}Attribute cuFuncSetCacheConfig cuOccupancyMaxActiveBlocksPerMultiprocessor")
 api.custom("cuModule{Load,LoadData,LoadDataEx,Unload,GetFunction}", "a module travels when a kernel of it is first launched")
 api.custom("cuMemcpyPeer{,Async}", "a copy on the server: its devices' memory is one")

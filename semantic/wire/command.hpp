@@ -14,6 +14,12 @@ enum class Opcode : uint32_t {
   unmap_memory = 0x11,  // post MapMemory
   lease = 0x12,         // call Lease → reply LeaseReply
   memory_info = 0x13,   // call DeviceIndex → reply MemoryInfo
+  // virtual memory (cuMem*): physical memory has a handle and lies where it is mapped, at several addresses if the program wants
+  memory_create = 0x14,   // post MemoryCreate
+  memory_release = 0x15,  // post Handle: the memory goes when it is mapped nowhere
+  memory_map = 0x16,      // post MemoryMap: not accessible yet
+  memory_unmap = 0x17,    // post MapMemory: whole mappings
+  memory_access = 0x18,   // post MemoryAccess: whole mappings
   // copies: 1D is height = 1
   upload = 0x20,         // post Upload, then put_bytes(rows, packed) when bulk = 0, else the rows packed in the bulk parts
   download = 0x21,       // call Download → reply with the rows packed in bulk parts
@@ -62,6 +68,15 @@ enum class ReportOpcode : uint32_t {
 
 struct MapMemory {
   uint64_t address, size;  // multiples of kGranule
+};
+struct MemoryCreate {
+  uint64_t handle, size, device;  // size: a multiple of kGranule
+};
+struct MemoryMap {
+  uint64_t address, size, handle, offset;  // multiples of kGranule; inside the addresses of the handle's device
+};
+struct MemoryAccess {
+  uint64_t address, size, accessible;  // 0 or 1
 };
 struct DeviceIndex {
   uint64_t device;
@@ -187,7 +202,8 @@ struct Pushed {
 
 template <class... T>
 constexpr bool kWireLayout = ((std::is_trivially_copyable_v<T> && sizeof(T) % 8 == 0 && std::has_unique_object_representations_v<T>)&&...);
-static_assert(kWireLayout<MapMemory, DeviceIndex, Lease, LeaseReply, MemoryInfo, Upload, Download, Copy, Fill, Reduce, Handle, StreamCreate,
-                          StreamWait, EventRecord, ModuleLoad, KernelGet, Launch, GraphAdd, GraphLaunch, Reply, EventDone, Error, Pushed>);
+static_assert(kWireLayout<MapMemory, MemoryCreate, MemoryMap, MemoryAccess, DeviceIndex, Lease, LeaseReply, MemoryInfo, Upload, Download, Copy, Fill,
+                          Reduce, Handle, StreamCreate, StreamWait, EventRecord, ModuleLoad, KernelGet, Launch, GraphAdd, GraphLaunch, Reply, EventDone,
+                          Error, Pushed>);
 
 }  // namespace djinn::wire

@@ -32,6 +32,11 @@ static Function find_command(Opcode opcode) {
     case Opcode::unmap_memory: return unmap_memory;
     case Opcode::lease: return lease;
     case Opcode::memory_info: return memory_info;
+    case Opcode::memory_create: return memory_create;
+    case Opcode::memory_release: return memory_release;
+    case Opcode::memory_map: return memory_map;
+    case Opcode::memory_unmap: return memory_unmap;
+    case Opcode::memory_access: return memory_access;
     case Opcode::upload: return upload;
     case Opcode::download: return download;
     case Opcode::push_download: return push_download;

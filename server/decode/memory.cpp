@@ -11,7 +11,8 @@ using wire::ErrorClass;
 namespace {
 
 // The one device whose sub-range holds all of the extent.
-bool device_of(const Session& s, const wire::MapMemory& m, size_t& device) {
+template <class Extent>
+bool device_of(const Session& s, const Extent& m, size_t& device) {
   const wire::DeviceRanges& r = s.ranges();
   if (!m.size || !r.contains(m.address) || m.size > r.bytes_each()) return false;
   device = r.device_of(m.address);
@@ -20,6 +21,17 @@ bool device_of(const Session& s, const wire::MapMemory& m, size_t& device) {
 
 constexpr const char* kNoDevice = "not inside one device's addresses";
 
+Failure beyond_lease(const Session& s, const char* command, size_t device, uint64_t bytes) {
+  auto [lease, mapped] = s.holding(device);
+  if (bytes <= lease && mapped <= lease - bytes) return {};
+  return {cuda_error::memory_allocation, ErrorClass::refused, command,
+          fmt::format("{} bytes more than {} mapped exceed the lease of {}", bytes, mapped, lease)};
+}
+
+void account(Session& s, const Device::Freed& freed) {
+  if (freed.bytes) s.memory_changed(freed.device, -static_cast<int64_t>(freed.bytes));
+}
+
 }  // namespace
 
 Failure map_memory(Session& s, const Command& c) {
@@ -27,10 +39,7 @@ Failure map_memory(Session& s, const Command& c) {
   size_t device;
   if (!read_all(c, m)) return malformed("map_memory");
   if (!device_of(s, m, device)) return invalid("map_memory", kNoDevice);
-  auto [lease, mapped] = s.holding(device);
-  if (m.size > lease || mapped > lease - m.size)
-    return {cuda_error::memory_allocation, ErrorClass::refused, "map_memory",
-            fmt::format("{} bytes more than {} mapped exceed the lease of {}", m.size, mapped, lease)};
+  if (Failure f = beyond_lease(s, "map_memory", device, m.size)) return f;
   if (auto e = s.device().map(m.address, m.size); !e.empty()) return invalid("map_memory", e);
   s.memory_changed(device, static_cast<int64_t>(m.size));
   return {};
@@ -43,6 +52,57 @@ Failure unmap_memory(Session& s, const Command& c) {
   if (!device_of(s, m, device)) return invalid("unmap_memory", kNoDevice);
   if (auto e = s.device().unmap(m.address, m.size); !e.empty()) return invalid("unmap_memory", e);
   s.memory_changed(device, -static_cast<int64_t>(m.size));
+  return {};
+}
+
+Failure memory_create(Session& s, const Command& c) {
+  wire::MemoryCreate m;
+  if (!read_all(c, m)) return malformed("memory_create");
+  if (m.device >= s.ranges().devices()) return invalid("memory_create", fmt::format("there is no device {}", m.device));
+  if (Failure f = beyond_lease(s, "memory_create", m.device, m.size)) return f;
+  if (auto e = s.device().create(m); !e.empty()) return invalid("memory_create", e);
+  s.memory_changed(m.device, static_cast<int64_t>(m.size));
+  return {};
+}
+
+Failure memory_release(Session& s, const Command& c) {
+  wire::Handle h;
+  if (!read_all(c, h)) return malformed("memory_release");
+  Device::Freed freed;
+  if (auto e = s.device().release(h.id, freed); !e.empty()) return invalid("memory_release", e);
+  account(s, freed);
+  return {};
+}
+
+// On the addresses of the device whose memory it is, because an address says whose it is.
+Failure memory_map(Session& s, const Command& c) {
+  wire::MemoryMap m;
+  size_t device;
+  if (!read_all(c, m)) return malformed("memory_map");
+  if (!device_of(s, m, device)) return invalid("memory_map", kNoDevice);
+  const uint64_t* owner = s.device().device_of(m.handle);
+  if (!owner) return unknown_handle("memory_map", "physical memory", m.handle);
+  if (*owner != device) return invalid("memory_map", "the addresses are another device's");
+  if (auto e = s.device().map(m); !e.empty()) return invalid("memory_map", e);
+  return {};
+}
+
+Failure memory_unmap(Session& s, const Command& c) {
+  wire::MapMemory m;
+  size_t device;
+  if (!read_all(c, m)) return malformed("memory_unmap");
+  if (!device_of(s, m, device)) return invalid("memory_unmap", kNoDevice);
+  Device::Freed freed;
+  if (auto e = s.device().unmap_virtual(m.address, m.size, freed); !e.empty()) return invalid("memory_unmap", e);
+  account(s, freed);
+  return {};
+}
+
+Failure memory_access(Session& s, const Command& c) {
+  wire::MemoryAccess m;
+  if (!read_all(c, m)) return malformed("memory_access");
+  if (m.accessible > 1) return invalid("memory_access", "accessible is 0 or 1");
+  if (auto e = s.device().access(m); !e.empty()) return invalid("memory_access", e);
   return {};
 }
 

@@ -36,6 +36,16 @@ class Device {
   virtual bool reserve(uint64_t address, uint64_t size) = 0;
   virtual std::string map(uint64_t address, uint64_t size) = 0;
   virtual std::string unmap(uint64_t address, uint64_t size) = 0;
+  // Physical memory by handle (server/execute/cpu/arena.hpp has the rules).
+  struct Freed {
+    uint64_t device = 0, bytes = 0;
+  };
+  virtual std::string create(const wire::MemoryCreate& m) = 0;
+  virtual std::string release(uint64_t handle, Freed& freed) = 0;
+  virtual std::string map(const wire::MemoryMap& m) = 0;
+  virtual std::string unmap_virtual(uint64_t address, uint64_t size, Freed& freed) = 0;
+  virtual std::string access(const wire::MemoryAccess& m) = 0;
+  virtual const uint64_t* device_of(uint64_t handle) const = 0;  // null: there is no such handle
   virtual bool live(uint64_t address, uint64_t bytes) const = 0;
   virtual bool live(uint64_t address, uint64_t pitch, uint64_t width, uint64_t height) const = 0;
   virtual uint64_t memory_epoch() const = 0;

@@ -31,6 +31,9 @@ class Suites(Case):
     def test_cuda_graphs(self):
         self.passes("cuda_graphs")
 
+    def test_cuda_memory(self):
+        self.passes("cuda_memory")
+
 
 if __name__ == "__main__":
     unittest.main(verbosity=2)

@@ -51,6 +51,12 @@ class CpuDevice final : public Device {
   bool reserve(uint64_t address, uint64_t size) override { return arena_.reserve(address, size); }
   std::string map(uint64_t address, uint64_t size) override { return arena_.map(address, size); }
   std::string unmap(uint64_t address, uint64_t size) override { return arena_.unmap(address, size); }
+  std::string create(const wire::MemoryCreate& m) override { return arena_.create(m.handle, m.size, m.device); }
+  std::string release(uint64_t handle, Freed& freed) override { return arena_.release(handle, freed); }
+  std::string map(const wire::MemoryMap& m) override { return arena_.map(m.address, m.size, m.handle, m.offset); }
+  std::string unmap_virtual(uint64_t address, uint64_t size, Freed& freed) override { return arena_.unmap_virtual(address, size, freed); }
+  std::string access(const wire::MemoryAccess& m) override { return arena_.access(m.address, m.size, m.accessible != 0); }
+  const uint64_t* device_of(uint64_t handle) const override { return arena_.device_of(handle); }
   bool live(uint64_t address, uint64_t bytes) const override { return arena_.live(address, bytes); }
   bool live(uint64_t address, uint64_t pitch, uint64_t width, uint64_t height) const override { return arena_.live(address, pitch, width, height); }
   uint64_t memory_epoch() const override { return arena_.epoch(); }

@@ -90,3 +90,88 @@ TEST_CASE("arena: extents of rows") {
   CHECK_FALSE(a.live(base, ~0ull / 2, 8, 5));
   CHECK_FALSE(a.live(base, ~0ull, ~0ull, ~0ull));
 }
+
+TEST_CASE("arena: physical memory shows wherever it is mapped and accessible") {
+  uint64_t size = 16 * kGranule, base = free_range(size);
+  Arena a;
+  Arena::Freed freed;
+  REQUIRE(a.reserve(base, size));
+  REQUIRE(a.create(7, 2 * kGranule, 1) == "");
+  CHECK(a.mapped() == 2 * kGranule);
+  CHECK(*a.device_of(7) == 1);
+  CHECK(a.device_of(8) == nullptr);
+  REQUIRE(a.map(base, 2 * kGranule, 7, 0) == "");
+  REQUIRE(a.map(base + 4 * kGranule, kGranule, 7, kGranule) == "");
+  CHECK(a.mapped() == 2 * kGranule);
+  CHECK_FALSE(a.live(base, 1));  // not before access is given
+  REQUIRE(a.access(base, 2 * kGranule, true) == "");
+  REQUIRE(a.access(base + 4 * kGranule, kGranule, true) == "");
+  CHECK(a.live(base, 2 * kGranule));
+  CHECK_FALSE(a.live(base, 2 * kGranule + 1));
+  *at(base + kGranule + 5) = 42;
+  CHECK(*at(base + 4 * kGranule + 5) == 42);
+  uint64_t epoch = a.epoch();
+  REQUIRE(a.access(base, 2 * kGranule, false) == "");
+  CHECK(a.epoch() != epoch);
+  CHECK_FALSE(a.live(base, 1));
+  REQUIRE(a.unmap_virtual(base, 2 * kGranule, freed) == "");
+  REQUIRE(a.release(7, freed) == "");
+  CHECK(freed.bytes == 0);  // still mapped once
+  CHECK(*at(base + 4 * kGranule + 5) == 42);
+  CHECK(a.map(base, kGranule, 7, 0) != "");
+  CHECK(a.release(7, freed) != "");
+  REQUIRE(a.unmap_virtual(base + 4 * kGranule, kGranule, freed) == "");
+  CHECK(freed.bytes == 2 * kGranule);
+  CHECK(freed.device == 1);
+  CHECK(a.mapped() == 0);
+  REQUIRE(a.create(7, 2 * kGranule, 0) == "");
+  REQUIRE(a.map(base, 2 * kGranule, 7, 0) == "");
+  REQUIRE(a.access(base, 2 * kGranule, true) == "");
+  CHECK(*at(base + kGranule + 5) == 0);  // nothing of the memory before it
+}
+
+TEST_CASE("arena: what is no mapping of physical memory is refused and changes nothing") {
+  uint64_t size = 16 * kGranule, base = free_range(size);
+  Arena a;
+  Arena::Freed freed;
+  REQUIRE(a.reserve(base, size));
+  for (uint64_t bytes : {uint64_t{0}, kGranule / 2, size + kGranule, ~uint64_t{0}}) CHECK(a.create(7, bytes, 0) != "");
+  CHECK(a.create(0, kGranule, 0) != "");
+  REQUIRE(a.create(7, 4 * kGranule, 0) == "");
+  CHECK(a.create(7, kGranule, 0) != "");
+  CHECK(a.create(8, size, 0) != "");  // more than the file has left
+  CHECK(a.mapped() == 4 * kGranule);
+  CHECK(a.map(base, 4 * kGranule, 8, 0) != "");
+  CHECK(a.map(base, 4 * kGranule, 7, kGranule) != "");
+  CHECK(a.map(base, kGranule, 7, 5) != "");
+  CHECK(a.map(base, kGranule, 7, ~uint64_t{0} - kGranule + 1) != "");
+  CHECK(a.map(base - kGranule, kGranule, 7, 0) != "");
+  REQUIRE(a.map(base + kGranule, kGranule) == "");
+  CHECK(a.map(base, 4 * kGranule, 7, 0) != "");  // something lies there
+  REQUIRE(a.map(base + 2 * kGranule, 2 * kGranule, 7, 0) == "");
+  CHECK(a.map(base + 3 * kGranule, kGranule) != "");        // and now here
+  CHECK(a.unmap(base + 2 * kGranule, 2 * kGranule) != "");  // not of this kind
+  CHECK(a.unmap_virtual(base + kGranule, kGranule, freed) != "");
+  CHECK(a.unmap_virtual(base + 2 * kGranule, kGranule, freed) != "");  // half a mapping
+  CHECK(a.access(base + 3 * kGranule, kGranule, true) != "");
+  CHECK(a.access(base + 2 * kGranule, 3 * kGranule, true) != "");  // a gap
+  CHECK_FALSE(a.live(base + 2 * kGranule, 1));
+  CHECK(a.live(base + kGranule, kGranule));
+  CHECK(a.mapped() == 5 * kGranule);
+  CHECK(freed.bytes == 0);
+}
+
+TEST_CASE("arena: the file behind handles joins what is given back") {
+  uint64_t size = 8 * kGranule, base = free_range(size);
+  Arena a;
+  Arena::Freed freed;
+  REQUIRE(a.reserve(base, size));
+  for (uint64_t round = 0; round < 3; round++) {
+    for (uint64_t h = 1; h <= 4; h++) REQUIRE(a.create(h, 2 * kGranule, 0) == "");
+    CHECK(a.create(5, kGranule, 0) != "");
+    for (uint64_t h : {2, 4, 3, 1}) REQUIRE(a.release(h, freed) == "");
+    REQUIRE(a.create(6, size, 0) == "");
+    REQUIRE(a.release(6, freed) == "");
+  }
+  CHECK(a.mapped() == 0);
+}

@@ -31,6 +31,11 @@ std::vector<Sample> samples() {
       fixed(Opcode::unmap_memory, wire::MapMemory{kBase, wire::kGranule}),
       fixed(Opcode::lease, wire::Lease{1, 1 << 20}),
       fixed(Opcode::memory_info, wire::DeviceIndex{1}),
+      fixed(Opcode::memory_create, wire::MemoryCreate{2, wire::kGranule, 0}),
+      fixed(Opcode::memory_map, wire::MemoryMap{kBase + kEach, wire::kGranule, 4, 0}),
+      fixed(Opcode::memory_access, wire::MemoryAccess{kBase + kEach, wire::kGranule, 1}),
+      fixed(Opcode::memory_unmap, wire::MapMemory{kBase + kEach, wire::kGranule}),
+      fixed(Opcode::memory_release, wire::Handle{4}),
       fixed(Opcode::upload, wire::Upload{0, kBase, 20, 20, 1}),
       fixed(Opcode::download, wire::Download{3, kBase, 64, 20, 3}),
       fixed(Opcode::push_download, wire::Download{0, kBase, 64, 20, 3}),
@@ -216,6 +221,26 @@ TEST_CASE("decode: a reduction names known types, live arrays, and not more of t
   CHECK(run({0, kBase, 10, Type::float32, sum}, std::vector<uint64_t>(wire::kReduceSourcesMax + 1, kBase)) ==
         cuda_error::unknown);  // ends the session
   CHECK(f.device.calls == 0);
+}
+
+TEST_CASE("decode: physical memory within the lease of its device, mapped among that device's addresses only") {
+  Fixture f;
+  auto code = [&](Opcode o, const auto& fixed_part) { return f.run(o, fixed(o, fixed_part).payload).code; };
+  CHECK(code(Opcode::memory_create, wire::MemoryCreate{9, (64 << 20) + wire::kGranule, 0}) == cuda_error::memory_allocation);
+  CHECK(code(Opcode::memory_create, wire::MemoryCreate{9, ~0ull, 0}) == cuda_error::memory_allocation);
+  CHECK(code(Opcode::memory_create, wire::MemoryCreate{9, wire::kGranule, 2}) == cuda_error::invalid_value);
+  CHECK(f.device.calls == 0);
+  REQUIRE(code(Opcode::memory_create, wire::MemoryCreate{9, 64 << 20, 0}) == 0);
+  CHECK(f.session.holding(0).mapped == 64 << 20);
+  CHECK(code(Opcode::map_memory, wire::MapMemory{kBase, wire::kGranule}) == cuda_error::memory_allocation);  // one lease for both kinds
+  CHECK(code(Opcode::memory_map, wire::MemoryMap{kBase + kEach, wire::kGranule, 9, 0}) == cuda_error::invalid_value);
+  CHECK(code(Opcode::memory_map, wire::MemoryMap{kBase + kEach - wire::kGranule, 2 * wire::kGranule, 9, 0}) == cuda_error::invalid_value);
+  CHECK(code(Opcode::memory_map, wire::MemoryMap{kBase, wire::kGranule, 8, 0}) == cuda_error::invalid_resource_handle);
+  CHECK(code(Opcode::memory_map, wire::MemoryMap{kBase, wire::kGranule, 9, 0}) == 0);
+  CHECK(code(Opcode::memory_access, wire::MemoryAccess{kBase, wire::kGranule, 2}) == cuda_error::invalid_value);
+  CHECK(code(Opcode::memory_release, wire::Handle{9}) == 0);
+  CHECK(f.session.holding(0).mapped == 0);
+  CHECK(code(Opcode::memory_release, wire::Handle{9}) == cuda_error::invalid_value);
 }
 
 TEST_CASE("decode: ops without an executor are refused with the reason") {

@@ -1,5 +1,6 @@
 // A session over a device that counts instead of computing, for tests that call the decoders directly.
 #pragma once
+#include <map>
 #include <set>
 
 #include "server/decode/decode.hpp"
@@ -27,6 +28,25 @@ class CountingDevice final : public Device {
     for (uint64_t a = address; a < address + size; a += wire::kGranule) up ? void(granules.insert(a)) : void(granules.erase(a));
     return "";
   }
+  std::string create(const wire::MemoryCreate& m) override {
+    ++calls;
+    return physical.try_emplace(m.handle, Freed{m.device, m.size}).second && m.size % wire::kGranule == 0 ? "" : "not so";
+  }
+  std::string release(uint64_t handle, Freed& freed) override {
+    ++calls;
+    auto i = physical.find(handle);
+    if (i == physical.end()) return "not so";
+    freed = i->second;
+    physical.erase(i);
+    return "";
+  }
+  std::string map(const wire::MemoryMap&) override { return ++calls, ""; }
+  std::string unmap_virtual(uint64_t, uint64_t, Freed&) override { return ++calls, ""; }
+  std::string access(const wire::MemoryAccess&) override { return ++calls, ""; }
+  const uint64_t* device_of(uint64_t handle) const override {
+    auto i = physical.find(handle);
+    return i == physical.end() ? nullptr : &i->second.device;
+  }
   bool live(uint64_t a, uint64_t n) const override { return !n || (a >= kBase && a - kBase <= kLive && n <= kLive - (a - kBase)); }
   bool live(uint64_t a, uint64_t pitch, uint64_t width, uint64_t height) const override {
     unsigned __int128 extent = height > 1 ? static_cast<unsigned __int128>(pitch) * (height - 1) + width : width;
@@ -46,6 +66,7 @@ class CountingDevice final : public Device {
   Failure launch(const std::string&, const wire::Launch&, std::span<const std::byte> p) override { return ++calls, bytes += p.size(), Failure{}; }
   uint64_t calls = 0, bytes = 0;
   std::set<uint64_t> granules;
+  std::map<uint64_t, Freed> physical;  // by handle
 };
 
 struct Fixture {
@@ -71,6 +92,7 @@ struct Fixture {
           return s;
         }()) {
     session.streams.insert(3);
+    device.physical[4] = {1, 0};
     session.modules[5].kernels.insert(6);
     session.kernels[6].module = 5;
   }
