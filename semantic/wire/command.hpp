@@ -203,7 +203,7 @@ struct Pushed {
 template <class... T>
 constexpr bool kWireLayout = ((std::is_trivially_copyable_v<T> && sizeof(T) % 8 == 0 && std::has_unique_object_representations_v<T>)&&...);
 static_assert(kWireLayout<MapMemory, MemoryCreate, MemoryMap, MemoryAccess, DeviceIndex, Lease, LeaseReply, MemoryInfo, Upload, Download, Copy, Fill,
-                          Reduce, Handle, StreamCreate, StreamWait, EventRecord, ModuleLoad, KernelGet, Launch, GraphAdd, GraphLaunch, Reply, EventDone,
-                          Error, Pushed>);
+                          Reduce, Handle, StreamCreate, StreamWait, EventRecord, ModuleLoad, KernelGet, Launch, GraphAdd, GraphLaunch, Reply,
+                          EventDone, Error, Pushed>);
 
 }  // namespace djinn::wire

@@ -76,9 +76,10 @@ class Executor:
         self.live = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_uint64, ctypes.c_uint64)(
             lambda _, address, size: int(self.base <= address and address + size <= self.end))
         self.epoch = ctypes.CFUNCTYPE(ctypes.c_uint64, ctypes.c_void_p)(lambda _: 1)
-        self.host = Host(1, ctypes.sizeof(Host), None, ctypes.cast(self.live, ctypes.c_void_p), ctypes.cast(self.epoch, ctypes.c_void_p), self.base,
+        self.host = Host(self.table.version, ctypes.sizeof(Host), None, ctypes.cast(self.live, ctypes.c_void_p), ctypes.cast(self.epoch, ctypes.c_void_p), self.base,
                          arena_bytes, None)
         self.session = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.POINTER(Host), ctypes.c_int)(self.table.open)(ctypes.byref(self.host), threads)
+        assert self.session, "the executor refused the session"
         self.call = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_uint32, ctypes.c_uint64, ctypes.c_char_p, ctypes.c_size_t,
                                      ctypes.POINTER(Result))(self.table.execute)
 
