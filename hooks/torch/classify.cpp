@@ -40,7 +40,6 @@ const std::unordered_set<std::string>& pass_through() {
                                                                  "aten::_coalesced_",
                                                                  "aten::_coalesced",
                                                                  "aten::_local_scalar_dense",
-                                                                 "aten::_assert_async",
                                                                  "aten::_nested_view_from_buffer",
                                                                  "aten::resize_as_sparse_",
                                                                  "aten::sparse_resize_",
@@ -89,6 +88,7 @@ bool read_schema(const c10::OperatorHandle& handle, Op& op) {
     op.random |= a.type()->str().find("Generator") != std::string::npos;
     if (a.name() == "dropout_p") op.off_switch = static_cast<int>(i);
   }
+  op.has_effect |= op.returns == 0;  // what else would it be called for: _assert_async
   for (const auto& r : schema.returns()) {
     int alias = -1;
     if (r.alias_info()) {
@@ -122,6 +122,8 @@ std::unique_ptr<Op> classify(const c10::OperatorHandle& handle, c10::DispatchKey
   if (python && !core) return nullptr;  // a user's Python kernel is a program of ops
   bool seeded = handle.hasTag(at::Tag::nondeterministic_seeded);
   op->random |= seeded;
+  // rand, randn, bernoulli …: programs of ops too, of an allocation and a draw that has its own kernel and scope
+  if (op->random && core && !handle.hasKernelForDispatchKey(key)) return nullptr;
   op->copies = op->name == "aten::copy_";
   // aten::index has a data-dependent shape for boolean masks only; those abort by themselves
   bool data_dependent = op->name != "aten::index" && (handle.hasTag(at::Tag::dynamic_output_shape) || handle.hasTag(at::Tag::data_dependent_output));

@@ -22,6 +22,12 @@
 #include "hooks/torch/encode.hpp"
 #include "hooks/torch/host.hpp"
 #include "hooks/torch/reply.hpp"
+#include "semantic/random/launch.hpp"
+
+namespace at::cuda {
+// Of ATen/cuda/CUDAContextLight.h, which includes cuSPARSE's header and by it parts of a toolkit that the wheels do not carry.
+cudaDeviceProp* getDeviceProperties(c10::DeviceIndex device);
+}  // namespace at::cuda
 
 namespace djinn::hook {
 
@@ -161,13 +167,24 @@ class Random {
     std::lock_guard lock(generator_.mutex());
     impl()->set_philox_offset_per_thread(state_.offset);
   }
-  // When the original kernel did not run: any op draws less than this many values per thread and element group.
-  void advance() {
+  // When the original kernel did not run: by what one launch over the op's largest tensor takes.
+  void advance(const std::vector<IValue>& args) {
     if (!generator_.defined()) return;
     std::lock_guard lock(generator_.mutex());
+    if (captured_ ? place() != in_memory_.intragraph : impl()->philox_offset_per_thread() != state_.offset) return;
+    uint64_t elements = 1, unroll = 4;
+    for (const IValue& a : args)
+      each_tensor(a, [&](const at::Tensor& t) {
+        if (auto n = static_cast<uint64_t>(t.numel()); n >= elements) elements = n, unroll = t.scalar_type() == at::kDouble ? 2 : 4;
+      });
+    const cudaDeviceProp* p = at::cuda::getDeviceProperties(generator_.device().index());
+    random::DeviceShape shape{static_cast<uint32_t>(p->multiProcessorCount), static_cast<uint32_t>(p->maxThreadsPerMultiProcessor)};
+    uint64_t increment = random::Launch(elements, unroll, shape).increment();
     if (captured_) {
-      if (place() == in_memory_.intragraph) impl()->philox_cuda_state(4);
-    } else if (impl()->philox_offset_per_thread() == state_.offset) impl()->set_philox_offset_per_thread(state_.offset + 4);
+      impl()->philox_cuda_state(increment);
+    } else {
+      impl()->set_philox_offset_per_thread(state_.offset + increment);
+    }
   }
   uint32_t flags() const {
     return (generator_.defined() ? uint32_t{wire::op::kHasGenerator} : 0) | (captured_ ? uint32_t{wire::op::kGeneratorInMemory} : 0);
@@ -339,6 +356,8 @@ class OpScope final : public c10::OperatorKernel {
   void send(Random& random, const Arguments& about, Path path, uint32_t scope_id = 0) {
     random.encode(encoder);
     encoder.finish({op_->id, static_cast<uint16_t>(op_->arguments), static_cast<uint16_t>(op_->returns), global_flags() | random.flags(), scope_id});
+    char text[2048];
+    TORCH_CHECK(!host->sticky_error(text, sizeof text), "CUDA error: ", text);
     if (__atomic_load_n(host->captures, __ATOMIC_RELAXED)) {
       int recorded = 0;
       C10_CUDA_CHECK(static_cast<cudaError_t>(
@@ -349,7 +368,6 @@ class OpScope final : public c10::OperatorKernel {
     }
     host->count_op(path == Path::cached, path == Path::redone, 0);
     // CUDA_LAUNCH_BLOCKING=1: the error of this very op, at its line
-    char text[2048];
     TORCH_CHECK(!host->blocking_error(text, sizeof text), "CUDA error: ", text);
   }
 
@@ -524,7 +542,7 @@ class OpScope final : public c10::OperatorKernel {
       if (a < 0) return false;
     if (!op_->has_writes || !plain(args)) return false;
     for (int a : op_->alias) encoder.alias(static_cast<size_t>(a));
-    random.advance();
+    random.advance(args);
     send(random, about, Path::redone);
     for (int a : op_->alias) stack->push_back(args[static_cast<size_t>(a)]);
     return true;
@@ -536,7 +554,7 @@ class OpScope final : public c10::OperatorKernel {
     std::vector<IValue> outputs;
     if (!meta_outputs(handle, args, *about.where, outputs)) return false;
     for (const IValue& o : outputs) encoder.output(o);
-    random.advance();
+    random.advance(args);
     send(random, about, Path::redone);
     for (auto& o : outputs) stack->push_back(std::move(o));
     return true;
@@ -617,7 +635,7 @@ class OpScope final : public c10::OperatorKernel {
       else encoder.value(args[i]);
     }
     for (size_t i = 0; i < op_->returns; i++) encoder.none();
-    random.advance();
+    random.advance(args);
     random.encode(encoder);
     encoder.finish({op_->id, static_cast<uint16_t>(op_->arguments), static_cast<uint16_t>(op_->returns), global_flags() | random.flags(), 0});
     host->count_op(0, 0, 1);

@@ -43,6 +43,12 @@ int blocking_error(char* text, size_t size) {
   return e;
 }
 
+int sticky_error_for_hook(char* text, size_t size) {
+  cudaError_t e = sticky_error();
+  if (e) snprintf(text, size, "%s", error_string(e));
+  return e;
+}
+
 int stream_capturing(void* stream) {
   CaptureInfo info;
   return capturing() && capture_info(reinterpret_cast<uint64_t>(stream), info) == cudaSuccess && info.status != cudaStreamCaptureStatusNone;
@@ -95,6 +101,7 @@ const djinn_hook_host kHost = {
     blocking_error,
     reinterpret_cast<const int*>(&captures),
     post_op,
+    sticky_error_for_hook,
 };
 
 }  // namespace

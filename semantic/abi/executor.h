@@ -17,6 +17,8 @@ typedef struct djinn_executor_host {
   uint64_t (*memory_epoch)(void* session);
   uint64_t range_address, range_size; /* the session's whole range */
   void (*log)(void* session, int level, const char* text);
+  /* As the session's device reports them: the launch grids that random numbers depend on follow from these. Since version 2. */
+  uint32_t multiprocessors, threads_per_multiprocessor;
 } djinn_executor_host;
 
 typedef struct djinn_executor_result {

@@ -67,6 +67,8 @@ typedef struct djinn_hook_host {
   /* While captures are under way: posts an op of this stream, or makes it a node of the stream's graph (`recorded`: it has not been executed).
    * Returns a cudaError_t: of the session, or of the capture. */
   int (*post_op)(void* stream, const void* payload, size_t size, int* recorded);
+  /* A sticky error that has arrived, as every launch returns it; else 0. Asked before each op is posted. */
+  int (*sticky_error)(char* text, size_t size);
 } djinn_hook_host;
 
 /* In libdjinn_torch.so. Returns 0, or fills `error` with one sentence. */

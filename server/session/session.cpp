@@ -49,6 +49,8 @@ void Session::open_executor() {
   host_.memory_epoch = [](void* s) { return static_cast<Session*>(s)->device().memory_epoch(); };
   host_.range_address = setup_.opened.range.address;
   host_.range_size = setup_.opened.range.size;
+  host_.multiprocessors = setup_.opened.devices.at(0).multiprocessors;  // all devices are alike
+  host_.threads_per_multiprocessor = setup_.opened.devices.at(0).threads_per_multiprocessor;
   host_.log = [](void*, int level, const char* text) {
     spdlog::log(level <= 0   ? spdlog::level::err
                 : level == 1 ? spdlog::level::warn

@@ -34,6 +34,12 @@ class Suites(Case):
     def test_cuda_memory(self):
         self.passes("cuda_memory")
 
+    def test_errors(self):
+        self.passes("errors")
+
+    def test_random(self):
+        self.passes("random")
+
 
 if __name__ == "__main__":
     unittest.main(verbosity=2)

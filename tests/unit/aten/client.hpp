@@ -63,7 +63,7 @@ class Client {
 
   explicit Client(int threads = 1) {
     base_ = static_cast<char*>(mmap(nullptr, kArena, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0));
-    host_ = {DJINN_EXECUTOR_VERSION, sizeof host_, this, &Client::live, &Client::epoch, address(base_), kArena, nullptr};
+    host_ = {DJINN_EXECUTOR_VERSION, sizeof host_, this, &Client::live, &Client::epoch, address(base_), kArena, nullptr, 4, 1536};
     live_end_ = kArena;
     self_ = library().open(&host_, threads);
     if (!self_) throw std::runtime_error("the executor does not open");

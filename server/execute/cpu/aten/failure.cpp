@@ -33,6 +33,16 @@ bool is_missing_kernel(const std::string& text) {
          text.find("There were no tensor arguments to this function") != std::string::npos;
 }
 
+// The client's own kernel has accepted shapes, types and dimensions before an op comes here, so what remains is a value that only the kernel sees:
+// where the CPU throws, a CUDA kernel asserts. These are the words of ATen's CPU kernels about an index, a label, an offset or a rate; those about a
+// dimension are an argument check that the Meta path left to us.
+bool is_device_assertion(const std::string& text) {
+  if (text.rfind("Dimension ", 0) == 0) return false;
+  for (const char* sign : {"out of range", "out of bounds", "out of DATA bounds", "invalid Poisson rate"})
+    if (text.find(sign) != std::string::npos) return true;
+  return false;
+}
+
 }  // namespace
 
 Failure failure_in_flight() {
@@ -41,8 +51,12 @@ Failure failure_in_flight() {
     throw;
   } catch (const Unsupported& e) {
     return failure(kNotSupported, ErrorClass::refused, "", e.what());
+  } catch (const DeviceAssertion& e) {
+    return failure(kAssert, ErrorClass::sticky, "", e.what());
   } catch (const c10::IndexError& e) {
-    return failure(kAssert, ErrorClass::exception, "IndexError: ", e.what_without_backtrace());
+    std::string text = e.what_without_backtrace();
+    if (is_device_assertion(text)) return failure(kAssert, ErrorClass::sticky, "", text);
+    return failure(kUnknown, ErrorClass::exception, "IndexError: ", text);
   } catch (const c10::NotImplementedError& e) {
     return failure(kNotSupported, ErrorClass::refused, "NotImplementedError: ", e.what_without_backtrace());
   } catch (const c10::LinAlgError& e) {
@@ -56,6 +70,7 @@ Failure failure_in_flight() {
   } catch (const c10::Error& e) {
     std::string text = e.what_without_backtrace();
     if (is_out_of_memory(text)) return failure(kMemoryAllocation, ErrorClass::exception, "OutOfMemoryError: ", text);
+    if (is_device_assertion(text)) return failure(kAssert, ErrorClass::sticky, "", text);
     if (is_missing_kernel(text)) return failure(kNotSupported, ErrorClass::refused, "NotImplementedError: ", text);
     return failure(kUnknown, ErrorClass::exception, "", text);
   } catch (const std::bad_alloc&) {

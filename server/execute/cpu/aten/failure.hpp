@@ -34,6 +34,16 @@ class Unsupported : public std::exception {
   std::string text_;
 };
 
+// What a CUDA kernel would have asserted: an index, a label, a probability. The text names the condition.
+class DeviceAssertion : public std::exception {
+ public:
+  explicit DeviceAssertion(std::string text) : text_(std::move(text)) {}
+  const char* what() const noexcept override { return text_.c_str(); }
+
+ private:
+  std::string text_;
+};
+
 // Translates the exception in flight. Call inside a catch block.
 Failure failure_in_flight();
 // Does this error mean that the CPU has the op, but not for Half or BFloat16?

@@ -1,5 +1,5 @@
-// Random ops: CUDA draws by Philox from (seed, offset); the CPU's generator is a Mersenne Twister with a state of its own. Here it is seeded anew for
-// each drawing op from a mix of both, so that the same (seed, offset) gives the same numbers, whatever ran before and on however many threads:
+// Random ops that do not follow CUDA's layout (distributions.cpp has those that do): the CPU's generator, a Mersenne Twister, is seeded anew for each
+// op from a mix of seed and offset, so that the same (seed, offset) gives the same numbers, whatever ran before and on however many threads.
 // torch.manual_seed, get/set_rng_state and activation checkpointing keep their meaning, the values themselves are not a GPU's.
 #pragma once
 #include <cstdint>

@@ -1,6 +1,7 @@
 // The table of rewrites, and the small ones: matrix products with another output dtype, convolutions and samplers that cuDNN has under names of its
 // own.
 #include "server/execute/cpu/aten/rewrite.hpp"
+#include "server/execute/cpu/aten/failure.hpp"
 
 #include <ATen/ATen.h>
 
@@ -42,13 +43,6 @@ void log_sigmoid_backward_out(Call& c) {
   c.returns({out});
 }
 
-// One mask, uint8 as CUDA's.
-void fused_dropout(Call& c) {
-  double keep = c.stack[1].toDouble();  // p is the probability to keep
-  const Tensor& x = c.tensor(0);
-  Tensor mask = at::empty_like(x, x.options().dtype(at::kByte)).bernoulli_(keep);
-  c.returns({x.mul(mask).mul_(keep == 0 ? 0.0 : 1.0 / keep), mask});
-}
 void masked_scale(Call& c) { c.returns({c.tensor(0).mul(c.tensor(1)).mul_(c.stack[2].toDouble())}); }
 
 // (weight, indices, offsets, scale_grad_by_freq, mode, sparse, per_sample_weights, include_last_offset, padding_idx) -> (output, offset2bag,
@@ -95,6 +89,13 @@ void depthwise_convolution(Call& c) {
   c.returns({at::convolution(c.tensor(0), c.tensor(1), c.maybe(3), list(4), list(5), list(6), false, none, c.tensor(0).size(1))});
 }
 
+// (self[, text])
+void assert_async(Call& c) {
+  if (!c.tensor(0).is_nonzero())
+    throw DeviceAssertion(c.stack.size() > 1 ? c.stack[1].toStringRef() : "Expected Tensor with single nonzero value, but got zero");
+  c.returns({});
+}
+
 constexpr int64_t kBilinear = 0, kZerosPadding = 0;
 void cudnn_grid_sampler(Call& c) { c.returns({at::grid_sampler_2d(c.tensor(0), c.tensor(1), kBilinear, kZerosPadding, true)}); }
 void cudnn_grid_sampler_backward(Call& c) {
@@ -134,8 +135,9 @@ constexpr RewriteRule kSmall[] = {
     {"aten::baddbmm.dtype_out", product_out<3>},
     {"aten::log_sigmoid_backward", log_sigmoid_backward},
     {"aten::log_sigmoid_backward.grad_input", log_sigmoid_backward_out},
-    {"aten::_fused_dropout", fused_dropout},
     {"aten::_masked_scale", masked_scale},
+    {"aten::_assert_async", assert_async},
+    {"aten::_assert_async.msg", assert_async},
     {"aten::_embedding_bag", embedding_bag<false>},
     {"aten::_embedding_bag_forward_only", embedding_bag<true>},
     {"aten::cudnn_convolution", cudnn_convolution},
@@ -157,7 +159,7 @@ constexpr RewriteRule kSmall[] = {
 Rewrite find_rewrite(std::string_view name) {
   static const auto* table = [] {
     auto* t = new std::map<std::string_view, Rewrite>;
-    for (auto rules : {std::span<const RewriteRule>(kSmall), attention_rules(), norm_rules(), recurrent_rules()})
+    for (auto rules : {std::span<const RewriteRule>(kSmall), attention_rules(), norm_rules(), random_rules(), recurrent_rules()})
       for (const auto& r : rules) t->emplace(r.name, r.rewrite);
     return t;
   }();

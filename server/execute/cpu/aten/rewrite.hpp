@@ -11,6 +11,7 @@
 
 #include "semantic/wire/op.hpp"
 #include "server/execute/cpu/aten/ops.hpp"
+#include "server/execute/cpu/aten/philox.hpp"
 
 namespace djinn::aten {
 
@@ -33,6 +34,7 @@ struct Call {
   Stack& stack;
   wire::op::Generator generator;
   RecurrentSeeds& recurrent;
+  DeviceShape device;
   const void* result_address;  // of the first return in the client's memory, null when the server goes first
 
   const at::Tensor& tensor(size_t i) const { return stack[i].toTensor(); }
@@ -55,6 +57,7 @@ struct RewriteRule {
 };
 std::span<const RewriteRule> attention_rules();
 std::span<const RewriteRule> norm_rules();
+std::span<const RewriteRule> random_rules();
 std::span<const RewriteRule> recurrent_rules();
 
 }  // namespace djinn::aten

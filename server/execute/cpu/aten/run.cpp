@@ -92,7 +92,7 @@ void Executor::call(const Op& op, Stack& stack) {
   if (op.rewrite) {
     const void* first = nullptr;
     if (!now_.outputs.empty() && now_.outputs[0].index == 0) first = tensors_.find(now_.outputs[0].tensor)->tensor.const_data_ptr();
-    Call c{op, stack, now_.generator, recurrent_, first};
+    Call c{op, stack, now_.generator, recurrent_, {host_.multiprocessors, host_.threads_per_multiprocessor}, first};
     op.rewrite(c);
   } else if (now_.special) {
     op.handle.callBoxed(&stack);
