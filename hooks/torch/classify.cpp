@@ -54,6 +54,11 @@ const std::unordered_set<std::string>& pass_through() {
                                                                  "aten::_reshape_alias",
                                                                  "aten::_conj",
                                                                  "aten::_neg_view",
+                                                                 "aten::q_per_channel_scales",
+                                                                 "aten::q_per_channel_zero_points",
+                                                                 "aten::_nested_tensor_size",
+                                                                 "aten::_nested_tensor_strides",
+                                                                 "aten::_nested_tensor_storage_offsets",
                                                                  "aten::_nested_tensor_from_tensor_list"};
   return *names;
 }
@@ -64,6 +69,12 @@ bool foreign_namespace(const std::string& name) {
     if (name.rfind(prefix, 0) == 0) return true;
   return false;
 }
+
+// cuDNN's attentions keep the graph that they were building in a cache of PyTorch's when they are aborted; the next call of that shape takes it.
+bool leaves_ruins(const std::string& name) { return name.find("_cudnn_attention") != std::string::npos; }
+
+// Their results have a quantizer, of which Meta tensors know nothing.
+bool quantizes(const std::string& name) { return name.rfind("aten::quantize_per_", 0) == 0; }
 
 bool on_the_servers_list(const std::string& full_name) {
   size_t n = 0;
@@ -127,8 +138,10 @@ std::unique_ptr<Op> classify(const c10::OperatorHandle& handle, c10::DispatchKey
   op->copies = op->name == "aten::copy_";
   // aten::index has a data-dependent shape for boolean masks only; those abort by themselves
   bool data_dependent = op->name != "aten::index" && (handle.hasTag(at::Tag::dynamic_output_shape) || handle.hasTag(at::Tag::data_dependent_output));
-  if (python) op->mode = Mode::meta_first;
-  if (data_dependent) op->mode = Mode::server_first;
+  op->convolves = op->name == "aten::convolution" || op->name == "aten::_convolution";
+  if (python || leaves_ruins(op->name)) op->mode = Mode::meta_first;
+  if (data_dependent || quantizes(op->name)) op->mode = Mode::server_first;
+  op->may_alert = data_dependent && !python;
   if (!dense) {  // nnz, quantiser and nested sizes come from the server; queries of metadata pass
     if (!op->has_effect) return nullptr;
     op->mode = Mode::server_first;

@@ -4,6 +4,8 @@
 #include <ATen/NestedTensorImpl.h>
 #include <ATen/SparseCsrTensorUtils.h>
 #include <ATen/native/SparseTensorUtils.h>
+#include <ATen/quantized/QTensorImpl.h>
+#include <ATen/quantized/Quantizer.h>
 
 #include <c10/cuda/CUDAFunctions.h>
 
@@ -32,7 +34,8 @@ constexpr size_t kSlotsAtFirst = 1u << 9;  // of its hash table, a power of two
 
 uint16_t flags_of(const c10::TensorImpl* t) {
   using namespace wire::op;
-  return static_cast<uint16_t>((t->is_wrapped_number() ? kWrappedNumber : 0) | (t->is_conj() ? kConjugate : 0) | (t->is_neg() ? kNegative : 0));
+  return static_cast<uint16_t>((t->is_wrapped_number() ? kWrappedNumber : 0) | (t->is_conj() ? kConjugate : 0) | (t->is_neg() ? kNegative : 0) |
+                               (t->key_set().has(c10::DispatchKey::QuantizedCUDA) ? kQuantized : 0));
 }
 
 uint64_t mix(uint64_t h, uint64_t v) {
@@ -244,8 +247,30 @@ void Encoder::composite(const at::Tensor& t) {
     host_tensor(n->get_nested_sizes());
     host_tensor(n->get_nested_strides());
     host_tensor(n->get_storage_offsets());
+  } else if (t.is_quantized() && t.layout() == c10::kStrided) {
+    quantized(t);
   } else {
     TORCH_CHECK_NOT_IMPLEMENTED(false, "Djinn: tensors of layout ", t.layout(), " and type ", t.scalar_type(), " are not supported yet");
+  }
+}
+
+// The integers, then what the quantizer knows: scale and zero point, or those of each channel and its axis.
+void Encoder::quantized(const at::Tensor& t) {
+  const auto& quantizer = at::get_qtensorimpl(t)->quantizer();
+  bool channels = quantizer->qscheme() == at::kPerChannelAffine;
+  TORCH_CHECK_NOT_IMPLEMENTED(channels || quantizer->qscheme() == at::kPerTensorAffine, "Djinn: tensors quantized as ",
+                              at::toString(quantizer->qscheme()), " are not supported yet");
+  words_.push_back(word(Tag::quantized_tensor, channels, static_cast<uint16_t>(t.scalar_type())));
+  words_.push_back(word(Tag::tensor, 0, 0, intern(t)));
+  if (channels) {
+    auto* each = static_cast<const at::PerChannelAffineQuantizer*>(quantizer.get());
+    tensor(each->scales());
+    tensor(each->zero_points());
+    value(each->axis());
+  } else {
+    auto* all = static_cast<const at::PerTensorAffineQuantizer*>(quantizer.get());
+    value(all->scale());
+    value(all->zero_point());
   }
 }
 

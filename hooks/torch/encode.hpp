@@ -40,6 +40,7 @@ class Encoder {
  private:
   void host_tensor(const at::Tensor& t);
   void composite(const at::Tensor& t);
+  void quantized(const at::Tensor& t);
   void list(const c10::IValue& v);
   void real(double d, bool in_list);
   void put_real(double d);

@@ -27,6 +27,8 @@ struct Op {
   bool has_writes = false;      // of an argument
   bool has_effect = false;      // writes, or returns a tensor
   bool random = false;          // draws from a generator
+  bool may_alert = false;       // its kernel knows whether it is deterministic, though the server goes first
+  bool convolves = false;       // Meta tensors do not tell the memory format of the result
   bool copies = false;          // aten::copy_: transfers between host and device pass through
   int off_switch = -1;          // argument (dropout_p) that turns the randomness off when it is 0
   bool cacheable = false;

@@ -1,10 +1,14 @@
 // See reply.hpp.
 #include "hooks/torch/reply.hpp"
 
+#include <ATen/EmptyTensor.h>
 #include <ATen/NestedTensorImpl.h>
 #include <ATen/SparseCsrTensorUtils.h>
 #include <ATen/native/Resize.h>
 #include <ATen/native/SparseTensorUtils.h>
+#include <ATen/quantized/QTensorImpl.h>
+#include <ATen/quantized/Quantizer.h>
+#include <c10/core/DeviceGuard.h>
 
 #include <cstring>
 
@@ -61,10 +65,10 @@ class ReplyReader {
       case Tag::sparse_tensor: return sparse(w);
       case Tag::compressed_tensor: return compressed(w);
       case Tag::nested_tensor: return nested(w);
+      case Tag::quantized_tensor: return quantized(w);
       case Tag::list: return list(w);
       case Tag::device:
       case Tag::generator:
-      case Tag::quantized_tensor:
       case Tag::symbol: break;
     }
     malformed();
@@ -110,7 +114,10 @@ class ReplyReader {
   at::Tensor tensor(uint64_t w) {
     auto sizes = dimensions(wire::op::a_of(w)), strides = dimensions(wire::op::a_of(w));
     auto type = dtype(wire::op::b_of(w));
-    at::Tensor t = at::empty_strided(sizes, strides, at::TensorOptions().dtype(type).device(device_));
+    c10::DeviceGuard guard(device_);
+    // not at::empty_strided: there is none for the integers of a quantized tensor
+    at::Tensor t =
+        at::detail::empty_strided_generic(sizes, strides, c10::GetAllocator(c10::kCUDA), c10::DispatchKeySet(c10::DispatchKey::CUDA), type);
     if (t.numel()) {
       wire::op::OpTake take{stash_, wire::op::id_of(w), reinterpret_cast<uint64_t>(t.storage().data()), t.storage().nbytes()};
       post(wire::Opcode::op_take, &take, sizeof take);
@@ -148,6 +155,28 @@ class ReplyReader {
   at::Tensor nested(uint64_t) {
     at::Tensor buffer = member(), sizes = member(), strides = member(), offsets = member();
     return at::detail::make_tensor<at::native::NestedTensorImpl>(buffer, sizes, strides, offsets);
+  }
+  // The integers arrive as a tensor of their type; the quantizer makes them numbers.
+  at::Tensor quantized(uint64_t w) {
+    at::Tensor data = member();
+    if (!data.is_cuda() || !c10::isQIntType(data.scalar_type())) malformed();
+    auto impl = at::detail::make_tensor<at::QTensorImpl>(c10::Storage(data.storage()), c10::DispatchKeySet(c10::DispatchKey::QuantizedCUDA),
+                                                         data.dtype(), wire::op::a_of(w) ? channel_quantizer(data) : tensor_quantizer(data));
+    impl.unsafeGetTensorImpl()->set_sizes_and_strides(data.sizes(), data.strides(), data.storage_offset());
+    return impl;
+  }
+  at::QuantizerPtr tensor_quantizer(const at::Tensor& data) {
+    c10::IValue scale = value(), zero_point = value();
+    if (!scale.isDouble() || !zero_point.isInt()) malformed();
+    return at::make_per_tensor_affine_quantizer(scale.toDouble(), zero_point.toInt(), data.scalar_type());
+  }
+  at::QuantizerPtr channel_quantizer(const at::Tensor& data) {
+    at::Tensor scales = member(), zero_points = member();
+    c10::IValue axis = value();
+    if (!axis.isInt() || axis.toInt() < 0 || axis.toInt() >= data.dim() || scales.numel() != data.size(axis.toInt()) ||
+        zero_points.numel() != scales.numel())
+      malformed();
+    return at::make_per_channel_affine_quantizer(scales, zero_points, axis.toInt(), data.scalar_type());
   }
   c10::IValue list(uint64_t w) {
     uint32_t n = wire::op::id_of(w);

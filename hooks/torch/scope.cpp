@@ -19,6 +19,7 @@
 #include <c10/cuda/CUDAFunctions.h>
 #include <c10/cuda/CUDAStream.h>
 
+#include "hooks/torch/convolution.hpp"
 #include "hooks/torch/encode.hpp"
 #include "hooks/torch/host.hpp"
 #include "hooks/torch/reply.hpp"
@@ -287,7 +288,8 @@ class OpScope final : public c10::OperatorKernel {
     define();
     make_room();
     Random random(*op_, stack->data() + base, *about.where);
-    if (op_->mode == Mode::server_first) return server_first(stack, base, *about.where, random);
+    if (op_->mode == Mode::server_first && !(op_->may_alert && at::globalContext().deterministicAlgorithms()))
+      return server_first(stack, base, *about.where, random);
     encode_arguments(stack->data() + base);
     Key key;
     if (cached_ && may_cache(stack->data() + base)) {
@@ -561,12 +563,13 @@ class OpScope final : public c10::OperatorKernel {
   }
 
   // False: there is no Meta kernel, or it refuses these arguments: the server will say what is wrong.
-  static bool meta_outputs(const c10::OperatorHandle& handle, std::span<const IValue> args, c10::Device where, std::vector<IValue>& outputs) {
+  bool meta_outputs(const c10::OperatorHandle& handle, std::span<const IValue> args, c10::Device where, std::vector<IValue>& outputs) const {
     PlainDispatch dispatch;
     try {
       Stack meta;
       for (const IValue& a : args) meta.push_back(to_meta(a));
       handle.callBoxed(&meta);
+      if (op_->convolves) meta[0] = in_backend_format(meta[0].toTensor(), args);
       for (const IValue& v : meta) outputs.push_back(from_meta(v, where));
       return true;
     } catch (const std::exception&) {
@@ -595,7 +598,7 @@ class OpScope final : public c10::OperatorKernel {
   static IValue from_meta(const IValue& v, c10::Device device) {
     return map(v, [&](const at::Tensor& t) {
       if (!t.defined() || !t.is_meta()) return t;
-      TORCH_CHECK(strided(t), "not a dense result");
+      TORCH_CHECK(strided(t) && !c10::isQIntType(t.scalar_type()), "not a dense result");
       OutputMeta m;  // not at::empty_strided: in deterministic mode it fills, and nothing here is a scope
       m.device = device.index();
       m.dtype = t.scalar_type();

@@ -3,6 +3,7 @@
 // overriding kernels.
 #include <ATen/ATen.h>
 #include <c10/util/Exception.h>
+#include <torch/csrc/jit/codegen/fuser/interface.h>
 
 #include <cstdio>
 #include <mutex>
@@ -70,12 +71,15 @@ void decline_cudnn() {
       std::nullopt, nullptr, "djinn"));
 }
 
+// TorchScript's fuser has NVRTC make machine code of several ops at once, which nothing here could run; unfused they are ops as any other.
+void decline_fusion() { torch::jit::overrideCanFuseOnGPU(false); }
+
 void scan() {
   std::lock_guard lock(registry().mutex);
   Quiet quiet;
   auto* before = c10::WarningUtils::get_warning_handler();
   c10::WarningUtils::set_warning_handler(&quiet);
-  if (registry().handles.empty()) decline_cudnn();
+  if (registry().handles.empty()) decline_cudnn(), decline_fusion();
   for (auto& name : c10::Dispatcher::singleton().getAllOpNames())
     if (registry().seen.insert(c10::toString(name)).second) wrap(name);
   c10::WarningUtils::set_warning_handler(before);

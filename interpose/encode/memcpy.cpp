@@ -141,6 +141,7 @@ cudaError_t upload_piece(const Copy2D& c, uint64_t stream, bool pinned) {
 }
 
 cudaError_t upload(const Copy2D& c, uint64_t stream, bool asynchronous) {
+  await_downloads(c.source);
   if (c.width * c.height <= wire::kInlineBytesMax) return upload_piece(c, stream, false);
   bool pinned = asynchronous && is_pinned(c.source, (c.height - 1) * c.source_pitch + c.width);
   for (const Copy2D& piece : pieces_of(c))
@@ -158,7 +159,7 @@ cudaError_t push_download(const Copy2D& c, uint64_t stream) {
       spread_rows(p.destination, p.destination_pitch, p.width, p.height, parts);
     });
     if (!t) return session_error();
-    pinned_in_use(t);
+    pinned_written(p.destination, t);
   }
   return cudaSuccess;
 }

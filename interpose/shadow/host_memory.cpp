@@ -3,6 +3,7 @@
 
 #include <sys/mman.h>
 
+#include <algorithm>
 #include <map>
 #include <shared_mutex>
 
@@ -17,11 +18,21 @@ struct Block {
   size_t bytes;
   bool ours;  // allocated, not registered
   int device;
+  Ticket written = 0;  // of the last download into it
 };
 struct Blocks {
   std::shared_mutex mutex;
   std::map<uintptr_t, Block> map;
-  std::atomic<Ticket> last_use{0};
+  std::atomic<Ticket> last_use{0}, last_written{0};
+
+  // The block that holds [p, p + bytes).
+  Block* find(const void* p, size_t bytes) {
+    auto next = map.upper_bound(reinterpret_cast<uintptr_t>(p));
+    if (next == map.begin()) return nullptr;
+    auto& [begin, block] = *std::prev(next);
+    size_t offset = reinterpret_cast<uintptr_t>(p) - begin;
+    return offset < block.bytes && bytes <= block.bytes - offset ? &block : nullptr;
+  }
 };
 Blocks& blocks() {
   static Blocks* b = new Blocks;
@@ -66,26 +77,40 @@ cudaError_t register_pinned(void* p, size_t bytes) {
 
 cudaError_t unregister_pinned(void* p) { return drop(p, false, cudaErrorHostMemoryNotRegistered); }
 
-// The block that holds [p, p + bytes).
-static std::optional<Block> find(const void* p, size_t bytes) {
+bool is_pinned(const void* p, size_t bytes) {
   std::shared_lock lock(blocks().mutex);
-  auto next = blocks().map.upper_bound(reinterpret_cast<uintptr_t>(p));
-  if (next == blocks().map.begin()) return std::nullopt;
-  auto& [begin, block] = *std::prev(next);
-  size_t offset = reinterpret_cast<uintptr_t>(p) - begin;
-  return offset < block.bytes && bytes <= block.bytes - offset ? std::optional(block) : std::nullopt;
+  return blocks().find(p, bytes) != nullptr;
 }
-
-bool is_pinned(const void* p, size_t bytes) { return find(p, bytes).has_value(); }
 
 std::optional<int> pinned_device(const void* p) {
-  auto block = find(p, 1);
-  return block ? std::optional(block->device) : std::nullopt;
+  std::shared_lock lock(blocks().mutex);
+  Block* b = blocks().find(p, 1);
+  return b ? std::optional(b->device) : std::nullopt;
 }
 
-void pinned_in_use(Ticket t) {
-  Ticket seen = blocks().last_use;
-  while (seen < t && !blocks().last_use.compare_exchange_weak(seen, t)) {}
+static void raise_to(std::atomic<Ticket>& latest, Ticket t) {
+  Ticket seen = latest;
+  while (seen < t && !latest.compare_exchange_weak(seen, t)) {}
+}
+
+void pinned_in_use(Ticket t) { raise_to(blocks().last_use, t); }
+
+void pinned_written(const void* p, Ticket t) {
+  pinned_in_use(t);
+  raise_to(blocks().last_written, t);
+  std::unique_lock lock(blocks().mutex);
+  if (Block* b = blocks().find(p, 1)) b->written = std::max(b->written, t);
+}
+
+void await_downloads(const void* p) {
+  auto* s = session();
+  if (!s || s->log.executed(blocks().last_written)) return;
+  Ticket t = 0;
+  {
+    std::shared_lock lock(blocks().mutex);
+    if (Block* b = blocks().find(p, 1)) t = b->written;
+  }
+  s->log.wait_executed(t);
 }
 
 }  // namespace djinn

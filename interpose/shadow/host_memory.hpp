@@ -19,5 +19,10 @@ bool is_pinned(const void* p, size_t bytes);
 std::optional<int> pinned_device(const void* p);
 // A transfer with this ticket refers to pinned memory.
 void pinned_in_use(Ticket t);
+// A download with this ticket writes into the pinned block of p.
+void pinned_written(const void* p, Ticket t);
+// Waits until no download is under way into the block of p. A stream's copies take place in order: what a download brings there, an upload behind it
+// must find.
+void await_downloads(const void* p);
 
 }  // namespace djinn

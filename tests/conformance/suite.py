@@ -6,10 +6,17 @@
     @case("…", slow=True)                     not in CI's part
 
 A case returns None, or a short text for the table's last column; it raises AssertionError when a result is wrong, any other exception is an error, Skip
-names what is missing. `compare(device_value, cpu_value)` is assert_close over nested values. The driver is scripts/conformance; CI runs test_suites.py.
+names what is missing. `compare(device_value, cpu_value)` is assert_close over nested values; a program of a device whose values shall be the same on
+both is a case by itself, with tolerances where it needs other than assert_close's:
+
+    @same("what it shows", rtol=1e-4, atol=1e-5)
+    def name(device): …
+
+The driver is scripts/conformance; CI runs test_suites.py.
 As a program: `<name>_client.py CASE…` prints one JSON line per case {case, shows, status: ok|wrong|error|skipped, detail, seconds}, `--list` what there is.
 """
 import dataclasses
+import functools
 import json
 import pathlib
 import sys
@@ -63,10 +70,24 @@ def compare(actual, expected, rtol=None, atol=None, where=""):
         assert actual == expected, f"{where or 'value'}: {actual!r} instead of {expected!r}"
 
 
+def same(shows, rtol=None, atol=None, **options):
+    """A case: the function's values on 'cuda' equal those on 'cpu', where Djinn has no part."""
+    def add(function):
+        @functools.wraps(function)
+        def both():
+            expected = function("cpu")
+            compare(function("cuda"), expected, rtol, atol)
+        case(shows, **options)(both)
+        return function
+    return add
+
+
 def run_case(c):
     begin = time.monotonic()
     try:
         status, detail = "ok", c.function() or ""
+        if not c.alone and (torch := sys.modules.get("torch")) and torch.cuda.is_initialized():
+            torch.cuda.synchronize()  # a late error belongs to this case
     except Skip as e:
         status, detail = "skipped", str(e)
     except AssertionError as e:

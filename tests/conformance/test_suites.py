@@ -25,6 +25,9 @@ class Suites(Case):
     def test_models(self):
         self.passes("models")
 
+    def test_training(self):
+        self.passes("training")
+
     def test_devices(self):
         self.passes("devices")
 

@@ -3,6 +3,8 @@
 #include <ATen/ATen.h>
 #include <ATen/ExpandUtils.h>
 
+#include <algorithm>
+
 #include "server/execute/cpu/aten/failure.hpp"
 #include "server/execute/cpu/aten/random.hpp"
 #include "server/execute/cpu/aten/rewrite.hpp"
@@ -139,10 +141,126 @@ Tensor padded(const Tensor& lse, bool wanted) {
 }
 Tensor unpadded(const Tensor& lse, int64_t rows) { return lse.size(-1) == rows ? lse : lse.narrow(-1, 0, rows); }
 
+// Sequences of different lengths: a nested tensor [sequences, heads, length, width], or one behind the other in a batch of one, with the bounds
+// between them. Each is an attention by itself.
+class Sequences {
+ public:
+  // None: a batch of sequences of one length.
+  static std::optional<Sequences> of(const Attention& all, const Tensor& query_bounds = {}, const Tensor& key_bounds = {}) {
+    bool nested = all.query.is_nested(), bounded = query_bounds.defined() && query_bounds.numel();
+    if (!nested && !bounded) return std::nullopt;
+    if (all.bias.defined()) throw Unsupported("attention of sequences of different lengths with a bias");
+    Sequences s;
+    if (!nested) {
+      TORCH_CHECK(all.query.size(0) == 1 && all.key.size(0) == 1 && key_bounds.defined(), "attention: bounds of sequences do not fit");
+      s.query_ = bounds(query_bounds, all.query.size(2)), s.key_ = bounds(key_bounds, all.key.size(2));
+    }
+    auto q = s.queries(all.query), k = s.keys(all.key), v = s.keys(all.value);
+    TORCH_CHECK(q.size() == k.size() && k.size() == v.size(), "attention: queries, keys and values of different numbers of sequences");
+    for (size_t i = 0; i < q.size(); i++) {
+      Attention a = all;
+      a.query = q[i], a.key = k[i], a.value = v[i], a.offset += i;  // each draws a mask of its own
+      s.longest_query_ = std::max(s.longest_query_, a.query.size(2)), s.longest_key_ = std::max(s.longest_key_, a.key.size(2));
+      s.each_.push_back(std::move(a));
+    }
+    return s;
+  }
+  int64_t longest_query() const { return longest_query_; }
+  int64_t longest_key() const { return longest_key_; }
+
+  // lse: of each [1, heads, length]
+  struct Results {
+    Tensor output;
+    std::vector<Tensor> lse;
+  };
+  Results forward(const Tensor& query) const {
+    Results r;
+    std::vector<Tensor> outputs;
+    for (const Attention& a : each_) {
+      Forward f = aten::forward(a);
+      outputs.push_back(f.output), r.lse.push_back(f.lse);
+    }
+    r.output = join(outputs, query_, query);
+    return r;
+  }
+  Gradients backward(const Attention& all, const Tensor& gradient, const Tensor& output, const std::vector<Tensor>& lse) const {
+    auto g = queries(gradient), o = queries(output);
+    TORCH_CHECK(g.size() == each_.size() && o.size() == each_.size() && lse.size() == each_.size(), "attention: another number of sequences");
+    std::vector<Tensor> q, k, v;
+    for (size_t i = 0; i < each_.size(); i++) {
+      Gradients one = aten::backward(each_[i], g[i], o[i], lse[i], false);
+      q.push_back(one.query), k.push_back(one.key), v.push_back(one.value);
+    }
+    return {join(q, query_, all.query), join(k, key_, all.key), join(v, key_, all.value), {}};
+  }
+  // CUDA's flash attention has lse as [heads, length of all], the efficient one as [sequences, heads, length of the longest].
+  static Tensor behind_one_another(const std::vector<Tensor>& lse) { return at::cat(lse, 2).squeeze(0); }
+  std::vector<Tensor> from_one_another(const Tensor& lse) const {
+    std::vector<Tensor> parts;
+    int64_t begin = 0;
+    for (const Attention& a : each_) {
+      parts.push_back(lse.narrow(1, begin, a.query.size(2)).unsqueeze(0));
+      begin += a.query.size(2);
+    }
+    return parts;
+  }
+  Tensor below_one_another(std::vector<Tensor> lse) const {
+    for (Tensor& t : lse) t = at::constant_pad_nd(t, {0, longest_query_ - t.size(2)}, std::numeric_limits<double>::infinity());
+    return at::cat(lse);
+  }
+  std::vector<Tensor> from_below(const Tensor& lse) const {
+    std::vector<Tensor> parts;
+    for (size_t i = 0; i < each_.size(); i++) parts.push_back(lse.narrow(0, static_cast<int64_t>(i), 1).narrow(2, 0, each_[i].query.size(2)));
+    return parts;
+  }
+  Tensor query_bounds() const {
+    std::vector<int64_t> b{0};
+    for (const Attention& a : each_) b.push_back(b.back() + a.query.size(2));
+    return at::tensor(b, at::kInt);
+  }
+  Tensor key_bounds() const {
+    std::vector<int64_t> b{0};
+    for (const Attention& a : each_) b.push_back(b.back() + a.key.size(2));
+    return at::tensor(b, at::kInt);
+  }
+
+ private:
+  static std::vector<int64_t> bounds(const Tensor& t, int64_t length) {
+    Tensor host = t.to(at::kLong).contiguous();
+    std::vector<int64_t> b(host.const_data_ptr<int64_t>(), host.const_data_ptr<int64_t>() + host.numel());
+    TORCH_CHECK(host.dim() == 1 && b.size() >= 2 && b.front() == 0 && b.back() == length && std::is_sorted(b.begin(), b.end()),
+                "attention: bounds that do not divide their tensor");
+    return b;
+  }
+  static std::vector<Tensor> split(const Tensor& t, const std::vector<int64_t>& bounds) {
+    std::vector<Tensor> parts;
+    if (bounds.empty())
+      for (const Tensor& part : t.unbind()) parts.push_back(part.unsqueeze(0));
+    for (size_t i = 0; i + 1 < bounds.size(); i++) parts.push_back(t.slice(2, bounds[i], bounds[i + 1]));
+    return parts;
+  }
+  std::vector<Tensor> queries(const Tensor& t) const { return split(t, query_); }
+  std::vector<Tensor> keys(const Tensor& t) const { return split(t, key_); }
+  static Tensor join(std::vector<Tensor> parts, const std::vector<int64_t>& bounds, const Tensor& like) {
+    if (!bounds.empty()) return at::cat(parts, 2);
+    for (Tensor& t : parts) t = t.squeeze(0);
+    return at::_nested_tensor_from_tensor_list(parts, like.scalar_type());
+  }
+
+  std::vector<int64_t> query_, key_;  // empty: nested
+  std::vector<Attention> each_;
+  int64_t longest_query_ = 0, longest_key_ = 0;
+};
+
 // (query, key, value, dropout_p, is_causal, return_debug_mask, *, scale)
 //   -> (output, logsumexp, cum_seq_q, cum_seq_k, max_q, max_k, rng_state, unused, debug_attn_mask)
 void flash_forward(Call& c) {
   Attention a{c.tensor(0), c.tensor(1), c.tensor(2), {}, c.stack[3].toDouble(), c.stack[4].toBool(), c.real(6), c.generator.seed, c.generator.offset};
+  if (auto s = Sequences::of(a)) {
+    auto r = s->forward(a.query);
+    return c.returns({r.output, Sequences::behind_one_another(r.lse), s->query_bounds(), s->key_bounds(), s->longest_query(), s->longest_key(),
+                      pair_tensor(a.seed, a.offset), word_tensor(0, at::kUInt64), at::empty({0})});
+  }
   auto f = forward(a);
   c.returns({f.output, f.lse, Tensor(), Tensor(), a.query.size(2), a.key.size(2), pair_tensor(a.seed, a.offset), word_tensor(0, at::kUInt64),
              at::empty({0})});
@@ -151,7 +269,8 @@ void flash_forward(Call& c) {
 void flash_backward(Call& c) {
   Attention a{c.tensor(1), c.tensor(2), c.tensor(3), {}, c.stack[10].toDouble(), c.stack[11].toBool(), c.real(14)};
   if (a.dropout > 0) a.seed = word_of(c.tensor(12)), a.offset = word_of(c.tensor(12), 1);
-  auto g = backward(a, c.tensor(0), c.tensor(4), c.tensor(5), false);
+  auto s = Sequences::of(a);
+  auto g = s ? s->backward(a, c.tensor(0), c.tensor(4), s->from_one_another(c.tensor(5))) : backward(a, c.tensor(0), c.tensor(4), c.tensor(5), false);
   c.returns({g.query, g.key, g.value});
 }
 
@@ -159,6 +278,10 @@ void flash_backward(Call& c) {
 void efficient_forward(Call& c) {
   Attention a{c.tensor(0),         c.tensor(1), c.tensor(2),      c.optional(3),     c.stack[5].toDouble(),
               c.stack[6].toBool(), c.real(7),   c.generator.seed, c.generator.offset};
+  if (auto s = Sequences::of(a)) {
+    auto r = s->forward(a.query);
+    return c.returns({r.output, padded(s->below_one_another(r.lse), c.stack[4].toBool()), word_tensor(a.seed), word_tensor(a.offset)});
+  }
   auto f = forward(a);
   c.returns({f.output, padded(f.lse, c.stack[4].toBool()), word_tensor(a.seed), word_tensor(a.offset)});
 }
@@ -190,33 +313,43 @@ void cudnn_backward(Call& c) {
   c.returns({g.query, g.key, g.value});
 }
 
-// The inner ops, called directly by some libraries: [batch, length, heads, width], batches of equal length only.
-void refuse_ragged(Call& c, std::initializer_list<size_t> arguments) {
+// The inner ops, called by nested tensors and by some libraries: [batch, length, heads, width], or sequences behind one another.
+void refuse_given(Call& c, std::initializer_list<size_t> arguments) {
   for (size_t i : arguments)
     if (!c.stack[i].isNone() && !(c.stack[i].isTensor() && !c.stack[i].toTensor().defined()))
       throw Unsupported(c.op.base + ": " + c.op.handle.schema().arguments()[i].name() + " is not supported on the CPU device");
 }
-Tensor heads_first(const Tensor& t) { return t.transpose(1, 2); }
+Tensor heads_first(const Tensor& t) { return (t.dim() == 3 ? t.unsqueeze(0) : t).transpose(1, 2); }
 Tensor heads_last(const Tensor& t) { return t.defined() ? t.transpose(1, 2) : t; }
+Tensor heads_last(const Tensor& t, const Tensor& like) { return like.dim() == 3 ? heads_last(t).squeeze(0) : heads_last(t); }
 
 // (query, key, value, cum_seq_q, cum_seq_k, max_q, max_k, dropout_p, is_causal, return_debug_mask, *, scale, window_size_left, window_size_right,
 //  seqused_k, alibi_slopes, block_table, num_splits) -> (output, softmax_logsumexp, rng_state, unused, debug_attn_mask)
 void inner_flash_forward(Call& c) {
-  refuse_ragged(c, {3, 4, 11, 12, 13, 14, 15});
+  refuse_given(c, {11, 12, 13, 14, 15});
   Attention a{
       heads_first(c.tensor(0)), heads_first(c.tensor(1)), heads_first(c.tensor(2)), {}, c.stack[7].toDouble(), c.stack[8].toBool(), c.real(10),
       c.generator.seed,         c.generator.offset};
+  if (auto s = Sequences::of(a, c.optional(3), c.optional(4))) {
+    auto r = s->forward(a.query);
+    return c.returns({heads_last(r.output, c.tensor(0)), Sequences::behind_one_another(r.lse), pair_tensor(a.seed, a.offset),
+                      word_tensor(0, at::kUInt64), at::empty({0}, a.query.options())});
+  }
   auto f = forward(a);
   c.returns({heads_last(f.output), f.lse, pair_tensor(a.seed, a.offset), word_tensor(0, at::kUInt64), at::empty({0})});
 }
 // (grad_out, query, key, value, out, logsumexp, cum_seq_q, cum_seq_k, max_q, max_k, dropout_p, is_causal, rng_state, unused, *, scale, windows)
 void inner_flash_backward(Call& c) {
-  refuse_ragged(c, {15, 16});
-  if (c.optional(6).defined() && c.optional(6).numel()) throw Unsupported(c.op.base + ": ragged batches are not supported on the CPU device");
+  refuse_given(c, {15, 16});
   Attention a{
       heads_first(c.tensor(1)), heads_first(c.tensor(2)), heads_first(c.tensor(3)), {}, c.stack[10].toDouble(), c.stack[11].toBool(), c.real(14)};
   if (a.dropout > 0) a.seed = word_of(c.tensor(12)), a.offset = word_of(c.tensor(12), 1);
-  auto g = backward(a, heads_first(c.tensor(0)), heads_first(c.tensor(4)), c.tensor(5), false);
+  Tensor gradient = heads_first(c.tensor(0)), output = heads_first(c.tensor(4));
+  if (auto s = Sequences::of(a, c.optional(6), c.optional(7))) {
+    auto g = s->backward(a, gradient, output, s->from_one_another(c.tensor(5)));
+    return c.returns({heads_last(g.query, c.tensor(1)), heads_last(g.key, c.tensor(1)), heads_last(g.value, c.tensor(1))});
+  }
+  auto g = backward(a, gradient, output, c.tensor(5), false);
   c.returns({heads_last(g.query), heads_last(g.key), heads_last(g.value)});
 }
 
@@ -228,7 +361,7 @@ bool causal_of(Call& c, int64_t type) {
 // (query, key, value, bias, cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k, dropout_p, custom_mask_type, compute_log_sumexp, *, scale,
 //  seqlen_k, window_size) -> (output, logsumexp, philox_seed, philox_offset, max_seqlen_batch_q, max_seqlen_batch_k)
 void inner_efficient_forward(Call& c) {
-  refuse_ragged(c, {4, 5, 12, 13});
+  refuse_given(c, {12, 13});
   Attention a{heads_first(c.tensor(0)),
               heads_first(c.tensor(1)),
               heads_first(c.tensor(2)),
@@ -238,13 +371,18 @@ void inner_efficient_forward(Call& c) {
               c.real(11),
               c.generator.seed,
               c.generator.offset};
+  if (auto s = Sequences::of(a, c.optional(4), c.optional(5))) {
+    auto r = s->forward(a.query);
+    return c.returns({heads_last(r.output), padded(s->below_one_another(r.lse), c.stack[10].toBool()), word_tensor(a.seed), word_tensor(a.offset),
+                      s->longest_query(), s->longest_key()});
+  }
   auto f = forward(a);
   c.returns({heads_last(f.output), padded(f.lse, c.stack[10].toBool()), word_tensor(a.seed), word_tensor(a.offset), a.query.size(2), a.key.size(2)});
 }
 // (grad_out_, query, key, value, bias, out, cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k, logsumexp, dropout_p, philox_seed, philox_offset,
 //  custom_mask_type, bias_requires_grad, *, scale, num_splits_key, window_size, shared_storage_dqdkdv)
 void inner_efficient_backward(Call& c) {
-  refuse_ragged(c, {6, 7, 18});
+  refuse_given(c, {18});
   Attention a{heads_first(c.tensor(1)),
               heads_first(c.tensor(2)),
               heads_first(c.tensor(3)),
@@ -253,6 +391,10 @@ void inner_efficient_backward(Call& c) {
               causal_of(c, c.stack[14].toInt()),
               c.real(16)};
   if (a.dropout > 0) a.seed = word_of(c.tensor(12)), a.offset = word_of(c.tensor(13));
+  if (auto s = Sequences::of(a, c.optional(6), c.optional(7))) {
+    auto g = s->backward(a, heads_first(c.tensor(0)), heads_first(c.tensor(5)), s->from_below(c.tensor(10)));
+    return c.returns({heads_last(g.query), heads_last(g.key), heads_last(g.value), Tensor()});
+  }
   auto g = backward(a, heads_first(c.tensor(0)), heads_first(c.tensor(5)), unpadded(c.tensor(10), a.query.size(2)), c.stack[15].toBool());
   c.returns({heads_last(g.query), heads_last(g.key), heads_last(g.value), g.bias});
 }

@@ -171,6 +171,8 @@ bool describe(Op& op) {
     d.written = a.alias_info() && a.alias_info()->isWrite();
     d.out = d.written && a.is_out();
     op.writes |= d.written;
+    if (a.name() == "half_to_float") op.half_to_float = static_cast<int>(op.arguments.size());
+    if (a.name() == "input_dtype") op.input_dtype = static_cast<int>(op.arguments.size());
     op.arguments.push_back(d);
   }
   for (const auto& r : schema.returns()) {

@@ -57,6 +57,8 @@ struct Op {
   std::vector<Return> returns;
   Rewrite rewrite = nullptr;
   Norm norm = Norm::none;
+  int half_to_float = -1;   // argument of CUDA's softmax: read half, write float
+  int input_dtype = -1;     // argument of its backward: read float, write half
   bool overwrites = false;  // in place, but never reads the old contents (zero_, copy_ …)
   bool writes = false;      // some argument is written
   uint8_t float32_for = 0;  // dtypes (reduced.hpp) that turned out to need float32

@@ -79,4 +79,12 @@ void in_float32(const Op& op, Stack& stack, bool cast_results, const std::functi
   if (cast_results) narrow_results(op, stack, dtype);
 }
 
+void unmix_types(const Op& op, Stack& stack) {
+  if (op.half_to_float >= 0 && stack[op.half_to_float].toBool()) {
+    stack[0] = stack[0].toTensor().to(at::kFloat);
+    stack[op.half_to_float] = false;
+  }
+  if (op.input_dtype >= 0) stack[op.input_dtype] = static_cast<int64_t>(stack[0].toTensor().scalar_type());
+}
+
 }  // namespace djinn::aten

@@ -16,4 +16,8 @@ inline uint8_t reduced_bit(c10::ScalarType t) { return t == c10::ScalarType::Hal
 // (a query's; placing casts the others).
 void in_float32(const Op& op, Stack& stack, bool cast_results, const std::function<void(Stack&)>& call);
 
+// CUDA's softmax can read half and write float32, its backward the other way round; the CPU's work in one type. The conversion before is made here,
+// that behind by placing.
+void unmix_types(const Op& op, Stack& stack);
+
 }  // namespace djinn::aten

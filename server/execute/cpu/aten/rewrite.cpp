@@ -159,7 +159,7 @@ constexpr RewriteRule kSmall[] = {
 Rewrite find_rewrite(std::string_view name) {
   static const auto* table = [] {
     auto* t = new std::map<std::string_view, Rewrite>;
-    for (auto rules : {std::span<const RewriteRule>(kSmall), attention_rules(), norm_rules(), random_rules(), recurrent_rules()})
+    for (auto rules : {std::span<const RewriteRule>(kSmall), attention_rules(), int4_rules(), norm_rules(), random_rules(), recurrent_rules()})
       for (const auto& r : rules) t->emplace(r.name, r.rewrite);
     return t;
   }();

@@ -56,6 +56,7 @@ struct RewriteRule {
   Rewrite rewrite;
 };
 std::span<const RewriteRule> attention_rules();
+std::span<const RewriteRule> int4_rules();
 std::span<const RewriteRule> norm_rules();
 std::span<const RewriteRule> random_rules();
 std::span<const RewriteRule> recurrent_rules();

@@ -103,6 +103,7 @@ void Executor::call(const Op& op, Stack& stack) {
 
 // Runs the kernel; where the CPU has it for float32 only, once more in float32 from freshly decoded arguments.
 void Executor::compute(Op& op, const OpHead& head, std::span<const std::byte> body, bool query) {
+  if (now_.reduced) unmix_types(op, now_.stack);
   auto wide = [&] { in_float32(op, now_.stack, query, [&](Stack& s) { call(op, s); }); };
   if (now_.reduced && (op.norm != Norm::none || (op.float32_for & now_.reduced))) return wide();
   try {
