@@ -72,11 +72,16 @@ bool set_peer_access(int device, int peer, bool enabled) {
 
 int pci_bus(int device) { return static_cast<int>(session()->devices[static_cast<size_t>(device)]); }
 
+void device_uuid(void* uuid, unsigned server_device) {
+  std::memset(uuid, 0, 16);
+  std::snprintf(static_cast<char*>(uuid), 16, "djinn%u-%u", session()->opened.worker_pid, server_device);
+}
+
 void fill_properties(cudaDeviceProp& p, int device) {
   const djinn_link_device& o = session()->device(device);
   std::memset(&p, 0, sizeof p);
   std::snprintf(p.name, sizeof p.name, "%s", o.name);
-  std::snprintf(p.uuid.bytes, sizeof p.uuid.bytes, "djinn%u-%d", session()->opened.worker_pid, pci_bus(device));
+  device_uuid(p.uuid.bytes, static_cast<unsigned>(pci_bus(device)));
   p.totalGlobalMem = o.total_memory;
   p.sharedMemPerBlock = kSharedPerBlock;
   p.sharedMemPerBlockOptin = kSharedBytesMax;

@@ -29,6 +29,8 @@ bool set_peer_access(int device, int peer, bool enabled);
 
 // Made up, and the server's: CUDA_VISIBLE_DEVICES does not change it.
 int pci_bus(int device);
+// 16 bytes: of the session and one of the server's devices.
+void device_uuid(void* uuid, unsigned server_device);
 void fill_properties(cudaDeviceProp& p, int device);
 bool device_attribute(int attribute, int& value, int device);  // cudaDeviceAttr and CUdevice_attribute have the same numbers
 

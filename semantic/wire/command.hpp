@@ -88,7 +88,8 @@ struct LeaseReply {
   uint64_t granted;  // in total; less than wanted = refused, the old lease stands
 };
 struct MemoryInfo {
-  uint64_t free, total;  // of the device
+  uint64_t free, total;                         // of the device
+  uint64_t busy_nanoseconds, open_nanoseconds;  // the worker has executed this session's commands for so long, and has been open for so long
 };
 struct Upload {
   uint64_t stream, address, pitch, width, height;

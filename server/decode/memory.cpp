@@ -119,7 +119,8 @@ Failure memory_info(Session& s, const Command& c) {
   if (!read_all(c, of)) return malformed("memory_info");
   if (of.device >= s.ranges().devices()) return invalid("memory_info", fmt::format("there is no device {}", of.device));
   uint64_t total = s.device().describe().total_memory;
-  wire::Writer(s.answer).put(wire::MemoryInfo{total - std::min(total, s.holding(of.device).mapped), total});
+  wire::Writer(s.answer).put(
+      wire::MemoryInfo{total - std::min(total, s.holding(of.device).mapped), total, s.busy_nanoseconds(), s.open_nanoseconds()});
   return {};
 }
 

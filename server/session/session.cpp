@@ -11,8 +11,12 @@ namespace djinn::server {
 
 using wire::ErrorClass;
 
+using Clock = std::chrono::steady_clock;
+
 // An acknowledgement of a long batch's first part is not held back for longer than this.
 constexpr auto kReportAgeMax = std::chrono::milliseconds(2);
+
+static uint64_t since(Clock::time_point begin) { return static_cast<uint64_t>(std::chrono::nanoseconds(Clock::now() - begin).count()); }
 
 void Counts::read(wire::control::Counters& c) const {
   c.frames = frames;
@@ -36,6 +40,9 @@ Session::Session(Setup setup)
   for (const wire::control::Device& d : setup_.opened.devices) holdings_.push_back({d.lease_bytes, 0});
   if (setup_.executor) open_executor();
 }
+
+uint64_t Session::busy_nanoseconds() const { return counts_.execute_nanoseconds + since(batch_begun_); }
+uint64_t Session::open_nanoseconds() const { return since(opened_at_); }
 
 Session::~Session() {
   if (executor_) setup_.executor->close(executor_);
@@ -158,8 +165,7 @@ bool Session::step(const Command& c) {
 }
 
 bool Session::execute(Batch& batch) {
-  using Clock = std::chrono::steady_clock;
-  auto begin = Clock::now(), reported = begin;
+  auto reported = batch_begun_ = Clock::now();
   ++counts_.frames;
   counts_.bytes += batch.bytes;
   std::vector<std::span<const std::byte>> bulk;
@@ -174,7 +180,7 @@ bool Session::execute(Batch& batch) {
     }
   }
   report_.flush(executed_);
-  counts_.execute_nanoseconds += static_cast<uint64_t>(std::chrono::nanoseconds(Clock::now() - begin).count());
+  counts_.execute_nanoseconds += since(batch_begun_);
   return alive;
 }
 

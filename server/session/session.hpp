@@ -3,6 +3,7 @@
 // command.
 #pragma once
 #include <atomic>
+#include <chrono>
 #include <functional>
 #include <memory>
 #include <optional>
@@ -87,6 +88,9 @@ class Session {
   const std::string& ended() const { return ended_; }
   void set_threads(unsigned n);
   const Counts& counts() const { return counts_; }
+  // For so long commands have been executed, those of the batch at hand included; and so long ago the session was opened.
+  uint64_t busy_nanoseconds() const;
+  uint64_t open_nanoseconds() const;
 
   // ---- for the decoders ----
   Device& device() { return *setup_.device; }
@@ -159,6 +163,7 @@ class Session {
   wire::DeviceRanges ranges_;
   std::vector<Holding> holdings_;  // per device
   uint64_t executed_ = 0;
+  std::chrono::steady_clock::time_point opened_at_ = std::chrono::steady_clock::now(), batch_begun_ = opened_at_;
   std::optional<Failure> sticky_;
   std::string ended_;
   djinn_executor_host host_{};

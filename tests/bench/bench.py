@@ -18,6 +18,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 from harness import BUILD, Server, clean_environment, client_environment
 
 HERE = pathlib.Path(__file__).resolve().parent
+MODELS = ("gpt2", "llama", "bert", "t5", "vit", "whisper", "unet", "resnet18")  # of the conformance suite
 REPEAT = dict(gpt=10, gpt_item=10, decode=60, cnn=20, add=3000)
 
 
@@ -68,7 +69,7 @@ def compare(native, djinn, case, threads, rounds, scale=1.0):
 
 def show(row):
     c = row["per_unit"]
-    print(f"{row['case']:10s} {row['note']:14s} native {row['native_ms']:9.4f} ms  djinn {row['djinn_ms']:9.4f} ms/{row['unit']:5s} ratio {row['ratio']:5.2f} "
+    print(f"{row['case']:14s} {row['note']:14s} native {row['native_ms']:9.4f} ms  djinn {row['djinn_ms']:9.4f} ms/{row['unit']:5s} ratio {row['ratio']:5.2f} "
           f"({row['ratio_quartiles'][0]:.2f}–{row['ratio_quartiles'][1]:.2f})  "
           f"round trips {c['round_trips']:.2f}  messages {c['frames']:.2f}  bytes {c['bytes']:.0f}  ops {c['ops']:.0f}  "
           f"stalls {c['stalls']:.2f} ({c['stall_nanoseconds']/1e6:.2f} ms)", flush=True)
@@ -144,7 +145,7 @@ def main():
     parser = argparse.ArgumentParser(prog="scripts/bench", description=__doc__.split("\n\n")[0])
     parser.add_argument("--json", default=None, help="write the result there")
     parser.add_argument("--threads", default=f"1,{max(1, cores - 1)}", type=lambda s: sorted({int(x) for x in s.split(",")}))
-    parser.add_argument("--cases", default="cnn,gpt,gpt_item,decode,add", type=lambda s: s.split(","))
+    parser.add_argument("--cases", default=",".join(["cnn,gpt,gpt_item,decode,add", *(f"model:{m}" for m in MODELS)]), type=lambda s: s.split(","))
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--link", default=None, help="emulated network, e.g. rtt=1ms,bandwidth=1Gbit")
     parser.add_argument("--smoke", action="store_true", help="the shortest run that touches everything")

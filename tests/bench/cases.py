@@ -7,6 +7,7 @@ import json
 import pathlib
 import sys
 import time
+from unittest import mock
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 import torch
@@ -123,6 +124,39 @@ class TrainCnn:
         return float(self.loss.detach())
 
 
+class Taken(Exception):
+    """A model of the conformance suite, with its batch and its loss, instead of being compared."""
+
+
+class TrainModel:
+    """Any of tests/conformance/models_client.py by its name there: small widths, the real structure."""
+    unit = "step"
+
+    def __init__(self, device, name):
+        sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "conformance"))
+        import models_client
+
+        def take(*arguments):
+            raise Taken(*arguments)
+
+        with mock.patch.object(models_client, "same", take):
+            try:
+                getattr(models_client, name)()
+            except Taken as taken:
+                model, batch, self.loss_of = taken.args[:3]
+        self.model, self.batch = model.to(device).train(), models_client.moved(batch, device)
+        self.optimizer, self.loss = torch.optim.AdamW(self.model.parameters(), 1e-5), None
+
+    def once(self):
+        self.optimizer.zero_grad()
+        self.loss = self.loss_of(self.model, self.batch)
+        self.loss.backward()
+        self.optimizer.step()
+
+    def value(self):
+        return float(self.loss.detach())
+
+
 class Add:
     unit = "op"
 
@@ -154,7 +188,7 @@ class Copy:
         return float(self.there[-1])
 
 
-CASES = dict(gpt=TrainGpt, gpt_item=TrainGptItem, decode=Decode, cnn=TrainCnn, add=Add, copy=Copy)
+CASES = dict(gpt=TrainGpt, gpt_item=TrainGptItem, decode=Decode, cnn=TrainCnn, model=TrainModel, add=Add, copy=Copy)
 
 
 def main():

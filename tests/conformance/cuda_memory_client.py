@@ -6,18 +6,10 @@ import tempfile
 
 import torch
 
-from suite import Skip, case, main
+from suite import case, main
 
 MIB = 1 << 20
 EXPANDABLE = {"PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True"}
-
-
-def need_nvml():
-    """PyTorch's expandable segments call NVML (is there a fabric between GPUs?) without asking whether it is there."""
-    try:
-        ctypes.CDLL("libnvidia-ml.so.1")
-    except OSError as e:
-        raise Skip(f"expandable segments need NVML's library: {e}") from None
 
 
 def fresh():
@@ -101,7 +93,6 @@ def out_of_memory():
 
 @case("more than the device has, with expandable segments", alone=True, env=EXPANDABLE)
 def out_of_memory_expandable():
-    need_nvml()
     out_of_memory()
 
 
@@ -137,7 +128,6 @@ def pinned_cache():
 
 @case("expandable segments: the numbers of training are the CPU's, segments are expandable", alone=True, env=EXPANDABLE)
 def expandable_training():
-    need_nvml()
 
     def train(device):
         torch.manual_seed(0)
@@ -179,7 +169,6 @@ def fragmentation():
 
 @case("expandable segments: the same block grows into it", alone=True, env=EXPANDABLE)
 def expandable_growth():
-    need_nvml()
     front, large = fragmented()
     torch.cuda.set_per_process_memory_fraction(1.0)
     assert front.min().item() == front.max().item() == 7 and large.min().item() == large.max().item() == 9

@@ -21,6 +21,8 @@ from torch.utils import _pytree as pytree
 # Drawn from a generator: compared in shape, dtype and distribution.
 DRAWN = re.compile(r"^(bernoulli|cauchy|exponential|geometric|log_normal|multinomial|normal|normal\..*|rand|randint|randn|randperm|uniform|rand_like|randn_like|"
                    r"randint_like|poisson|nn\.functional\.(.*dropout.*|rrelu|fractional_max_pool.*))$")
+# What these drop, they drop of a whole channel: so many last dimensions are one draw.
+CHANNELWISE = re.compile(r"dropout([123])d$")
 # Left as they are, or a decomposition whose signs are free: compared in shape and dtype.
 ARBITRARY = re.compile(r"^(empty|new_empty|empty_.*|new_empty_strided|resize_.*|pca_lowrank|svd_lowrank|nn\.functional\.scaled_dot_product_attention_dropout)$")
 DRAWS, REPEATS_MAX, SAMPLES_DRAWN = 4000, 60, 4
@@ -99,7 +101,8 @@ class Entry:
         """What the op draws with these arguments in some calls, sorted. OpInfo's entries seed before each call; not here."""
         values = []
         for _ in range(REPEATS_MAX):
-            values += [host(torch.view_as_real(t.resolve_conj()) if t.is_complex() else t).flatten().double() for t in tensors(run(*arguments))]
+            own = pytree.tree_map(lambda v: v.clone() if isinstance(v, torch.Tensor) else v, arguments)  # some draw into their argument
+            values += [host(torch.view_as_real(t.resolve_conj()) if t.is_complex() else t).flatten().double() for t in tensors(run(*own))]
             if sum(v.numel() for v in values) >= DRAWS:
                 break
         return torch.cat(values).sort().values
@@ -118,7 +121,9 @@ class Entry:
             return
         everywhere = torch.cat([expected, got])
         share = lambda some: torch.searchsorted(some, everywhere, right=True) / some.numel()
-        apart, allowed = (share(expected) - share(got)).abs().max().item(), KS * (2 / expected.numel()) ** 0.5
+        channels = CHANNELWISE.search(self.op.name)
+        one_draw = sample.input.shape[-int(channels[1]):].numel() if channels else 1
+        apart, allowed = (share(expected) - share(got)).abs().max().item(), KS * (2 * one_draw / expected.numel()) ** 0.5
         assert apart <= allowed, (f"{expected.numel()} draws are distributed otherwise ({apart:.3f} apart, {allowed:.3f} allowed): mean {got.mean():.4g} instead of "
                                   f"{expected.mean():.4g}, deviation {got.std():.4g} instead of {expected.std():.4g}")
 

@@ -1,6 +1,7 @@
 """The driver of the suites (suite.py): runs cases in client processes against a real server, one process for those that share one, and starts a new
 process behind a case that took its process along. `scripts/conformance NAME… [--case REGEX] [--json FILE]`; test_suites.py runs CI's part."""
 import argparse
+import importlib.metadata
 import itertools
 import json
 import os
@@ -73,7 +74,9 @@ def main():
     rows = [r for name in options.suites for r in run_suite(name, options.case)]
     table(rows)
     if options.json:
-        pathlib.Path(options.json).write_text(json.dumps(rows, indent=0) + "\n")
+        packages = {name: importlib.metadata.version(name) for name in ("transformers", "torchvision")}
+        run = dict(torch=importlib.metadata.version("torch"), packages=packages, rows=rows)
+        pathlib.Path(options.json).write_text(json.dumps(run, indent=0) + "\n")
     sys.exit(any(r["status"] not in ("ok", "skipped") for r in rows) or not rows)
 
 

@@ -3,6 +3,7 @@ JSON. A client that dies is a row of its own; what its shard had left is not run
 import argparse
 import collections
 import concurrent.futures
+import importlib.metadata
 import json
 import os
 import pathlib
@@ -20,7 +21,7 @@ DTYPES = "float32,float64,bfloat16,float16,int64,bool,complex64"
 SHARD_SECONDS_MAX = 3600
 
 
-def run_shard(server, dtype, shard, shards, pattern, perf):
+def run_shard(server, dtype, shard, shards, pattern="", perf=""):
     env = client_environment(server, DJINN_SUMMARY="off", **({"DJINN_PERF": perf} if perf else {}))
     command = [sys.executable, str(CLIENT), dtype, str(shard), str(shards), pattern]
     try:
@@ -74,7 +75,8 @@ def main():
             if entry not in seen:
                 print(f"known.py: {entry} has nothing to excuse any more")
     if options.json:
-        pathlib.Path(options.json).write_text(json.dumps(rows, indent=0) + "\n")
+        run = dict(torch=importlib.metadata.version("torch"), perf=options.perf, jobs=options.jobs, seconds=round(time.monotonic() - begin), rows=rows)
+        pathlib.Path(options.json).write_text(json.dumps(run, indent=0) + "\n")
     sys.exit(bool(bad))
 
 

@@ -163,7 +163,7 @@ Failure FakeLink::dispatch(Sent& s, std::vector<std::byte>& answer, std::vector<
       w.put(wire::LeaseReply{leases_.at(device) = std::max(std::min(bytes, memory_total), mapped_of(device))});
       return {};
     }
-    case Opcode::memory_info: w.put(wire::MemoryInfo{memory_total - mapped_of(s.as<wire::DeviceIndex>().device), memory_total}); return {};
+    case Opcode::memory_info: w.put(wire::MemoryInfo{memory_total - mapped_of(s.as<wire::DeviceIndex>().device), memory_total, 0, 0}); return {};
     case Opcode::upload:
     case Opcode::download:
     case Opcode::push_download:
