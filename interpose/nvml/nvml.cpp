@@ -191,7 +191,7 @@ NVML int nvmlDeviceGetPciInfo_v3(Device device, PciInfo* info) {
     *info = {};
     info->bus = d.pci_bus;
     std::snprintf(info->bus_id, sizeof info->bus_id, "%s", bus_text(d.pci_bus).data());
-    std::snprintf(info->bus_id_legacy, sizeof info->bus_id_legacy, "%s", bus_text(d.pci_bus).data() + 4);
+    std::snprintf(info->bus_id_legacy, sizeof info->bus_id_legacy, "0000:%02x:00.0", d.pci_bus & 0xffu);  // a domain of four digits
     return kSuccess;
   });
 }
