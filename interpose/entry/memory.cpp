@@ -7,6 +7,7 @@
 #include "interpose/shadow/error.hpp"
 #include "interpose/shadow/graph.hpp"
 #include "interpose/shadow/host_memory.hpp"
+#include "interpose/shadow/memory.hpp"
 
 using namespace djinn;
 
@@ -23,10 +24,7 @@ DJINN_EXPORT cudaError_t cudaMalloc(void** p, size_t bytes) {
   *p = nullptr;
   if (cudaError_t e = need_context_unsafe()) return fail(e);
   if (!bytes) return cudaSuccess;
-  auto address = session()->arenas->of(current_device()).allocate(bytes);
-  if (!address) return fail(session()->log.lost() ? session_error() : cudaErrorMemoryAllocation);
-  *p = reinterpret_cast<void*>(*address);
-  return cudaSuccess;
+  return fail(allocate_block(p, bytes, current_device()));
 }
 
 // CUDA waits here for the device; ours needs not: the memory goes back in ticket order, after everything that uses it.
@@ -34,7 +32,7 @@ DJINN_EXPORT cudaError_t cudaFree(void* p) {
   if (cudaError_t e = need_context()) return fail(e);
   if (!p) return cudaSuccess;
   if (cudaError_t e = capturing() ? refuse_unsafe() : cudaSuccess) return fail(e);
-  return session()->arenas->release(reinterpret_cast<uint64_t>(p)) ? cudaSuccess : fail(cudaErrorInvalidValue);
+  return free_block(p) ? cudaSuccess : fail(cudaErrorInvalidValue);
 }
 
 DJINN_EXPORT cudaError_t cudaMemGetInfo(size_t* free_bytes, size_t* total) {
@@ -104,7 +102,7 @@ DJINN_EXPORT CUresult cuPointerGetAttribute(void* data, CUpointer_attribute attr
       return CUDA_SUCCESS;
     case CU_POINTER_ATTRIBUTE_BUFFER_ID: *static_cast<unsigned long long*>(data) = block ? block->address : p; return CUDA_SUCCESS;
     case CU_POINTER_ATTRIBUTE_IS_MANAGED: *static_cast<unsigned*>(data) = 0; return CUDA_SUCCESS;
-    case CU_POINTER_ATTRIBUTE_IS_LEGACY_CUDA_IPC_CAPABLE: *static_cast<unsigned*>(data) = 0; return CUDA_SUCCESS;
+    case CU_POINTER_ATTRIBUTE_IS_LEGACY_CUDA_IPC_CAPABLE: *static_cast<unsigned*>(data) = s->arenas->find(p).has_value(); return CUDA_SUCCESS;
     default: return CUDA_ERROR_NOT_SUPPORTED;
   }
 }

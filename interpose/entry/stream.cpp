@@ -82,10 +82,9 @@ DJINN_EXPORT cudaError_t cudaStreamWaitEvent(cudaStream_t s, cudaEvent_t e, unsi
 // ---- events ----
 static cudaError_t make_event(cudaEvent_t* out, unsigned flags) {
   if (!out || (flags & ~(cudaEventBlockingSync | cudaEventDisableTiming | cudaEventInterprocess))) return fail(cudaErrorInvalidValue);
-  if (flags & cudaEventInterprocess)
-    return say_absent("cudaEventInterprocess", "events between processes are not built yet"), fail(cudaErrorNotSupported);
+  if (flags & cudaEventInterprocess && !(flags & cudaEventDisableTiming)) return fail(cudaErrorInvalidValue);
   if (cudaError_t e = need_context()) return fail(e);
-  *out = reinterpret_cast<cudaEvent_t>(create_event(!(flags & cudaEventDisableTiming)));
+  *out = reinterpret_cast<cudaEvent_t>(create_event(!(flags & cudaEventDisableTiming), flags & cudaEventInterprocess));
   return cudaSuccess;
 }
 DJINN_EXPORT cudaError_t cudaEventCreate(cudaEvent_t* e) { return make_event(e, 0); }
@@ -110,7 +109,9 @@ static cudaError_t record_event(cudaEvent_t e, cudaStream_t s, unsigned flags) {
   Ticket t = post(wire::Opcode::event_record, wire::EventRecord{id(e), id(s), event->timed});
   if (!t) return fail(session_error());
   event_recorded(id(e), t);
-  return cudaSuccess;
+  if (!event->interprocess) return cudaSuccess;
+  session()->log.wait_executed(t);
+  return fail(session_error());
 }
 DJINN_EXPORT cudaError_t cudaEventRecord(cudaEvent_t e, cudaStream_t s) { return record_event(e, s, cudaEventRecordDefault); }
 DJINN_EXPORT cudaError_t cudaEventRecordWithFlags(cudaEvent_t e, cudaStream_t s, unsigned flags) { return record_event(e, s, flags); }

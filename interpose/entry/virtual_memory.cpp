@@ -1,9 +1,14 @@
 // Exported: the driver's virtual memory management, and the few driver functions that PyTorch's allocator fetches with it. Arguments are checked
 // here; what they mean is in shadow/virtual_memory.
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
 #include "interpose/batch/session.hpp"
 #include "interpose/encode/memcpy.hpp"
 #include "interpose/shadow/device.hpp"
 #include "interpose/shadow/error.hpp"
+#include "interpose/shadow/sharing.hpp"
 
 using namespace djinn;
 
@@ -11,7 +16,7 @@ namespace {
 
 CUresult no_session() { return session() ? CUDA_SUCCESS : CUDA_ERROR_NOT_INITIALIZED; }
 
-// Memory of a device that the program sees; handles that leave the process are promised by nobody, but asking for the right to export costs nothing.
+// Memory of a device that the program sees, whose handle may leave the process in a file.
 CUresult check(const CUmemAllocationProp* p) {
   if (!p || p->type != CU_MEM_ALLOCATION_TYPE_PINNED) return CUDA_ERROR_INVALID_VALUE;
   if (p->location.type != CU_MEM_LOCATION_TYPE_DEVICE) {
@@ -23,8 +28,8 @@ CUresult check(const CUmemAllocationProp* p) {
   return CUDA_SUCCESS;
 }
 
-CUresult not_between_processes(const char* name) {
-  say_absent(name, "memory that is shared between processes is not built yet");
+CUresult only_files(const char* name) {
+  say_absent(name, "handles other than file descriptors");
   return CUDA_ERROR_NOT_SUPPORTED;
 }
 
@@ -110,11 +115,36 @@ DJINN_EXPORT CUresult cuMemGetAccess(unsigned long long* flags, const CUmemLocat
   if (!e) *flags = accessible ? CU_MEM_ACCESS_FLAGS_PROT_READWRITE : CU_MEM_ACCESS_FLAGS_PROT_NONE;
   return e;
 }
-DJINN_EXPORT CUresult cuMemExportToShareableHandle(void*, CUmemGenericAllocationHandle, CUmemAllocationHandleType, unsigned long long) {
-  return not_between_processes("cuMemExportToShareableHandle");
+// The file that stands for the handle holds what cudaIpcMemHandle_t holds (shadow/sharing.hpp), sealed.
+DJINN_EXPORT CUresult cuMemExportToShareableHandle(void* descriptor, CUmemGenericAllocationHandle handle, CUmemAllocationHandleType type,
+                                                   unsigned long long flags) {
+  if (!descriptor || flags) return CUDA_ERROR_INVALID_VALUE;
+  if (type != CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR) return only_files("cuMemExportToShareableHandle");
+  if (CUresult e = no_session()) return e;
+  SharedMemory s;
+  if (cudaError_t e = session()->virtual_memory->share(handle, s)) return to_driver(e);
+  int file = memfd_create("djinn-memory-handle", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+  if (file < 0) return CUDA_ERROR_OPERATING_SYSTEM;
+  if (write(file, &s, sizeof s) != static_cast<ssize_t>(sizeof s) || fcntl(file, F_ADD_SEALS, F_SEAL_WRITE | F_SEAL_SHRINK | F_SEAL_GROW) != 0) {
+    close(file);
+    return CUDA_ERROR_OPERATING_SYSTEM;
+  }
+  *static_cast<int*>(descriptor) = file;
+  return CUDA_SUCCESS;
 }
-DJINN_EXPORT CUresult cuMemImportFromShareableHandle(CUmemGenericAllocationHandle*, void*, CUmemAllocationHandleType) {
-  return not_between_processes("cuMemImportFromShareableHandle");
+DJINN_EXPORT CUresult cuMemImportFromShareableHandle(CUmemGenericAllocationHandle* handle, void* descriptor, CUmemAllocationHandleType type) {
+  if (!handle) return CUDA_ERROR_INVALID_VALUE;
+  if (type != CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR) return only_files("cuMemImportFromShareableHandle");
+  if (cudaError_t e = need_context()) return to_driver(e);
+  SharedMemory s;
+  ssize_t n = pread(static_cast<int>(reinterpret_cast<intptr_t>(descriptor)), &s, sizeof s, 0);
+  if (n != static_cast<ssize_t>(sizeof s) || s.magic != SharedMemory::kMagic || s.size % wire::kGranule) return CUDA_ERROR_INVALID_VALUE;
+  int device = device_of(s);
+  if (device < 0) return CUDA_ERROR_INVALID_DEVICE;
+  uint64_t id;
+  cudaError_t e = session()->virtual_memory->import(&id, s, device);
+  if (!e) *handle = id;
+  return to_driver(e);
 }
 
 DJINN_EXPORT CUresult cuMemGetAddressRange(CUdeviceptr* base, size_t* bytes, CUdeviceptr p) {

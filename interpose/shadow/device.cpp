@@ -112,6 +112,8 @@ void fill_properties(cudaDeviceProp& p, int device) {
   p.streamPrioritiesSupported = 1;
   p.globalL1CacheSupported = p.localL1CacheSupported = 1;
   p.canMapHostMemory = 1;
+  p.memoryPoolsSupported = 1;
+  p.ipcEventSupported = 1;
 }
 
 // Everything not named is 0: "not supported", "not exclusive", "no such feature".
@@ -141,6 +143,9 @@ bool device_attribute(int attribute, int& value, int device) {
     case cudaDevAttrStreamPrioritiesSupported:
     case cudaDevAttrGlobalL1CacheSupported:
     case cudaDevAttrLocalL1CacheSupported: value = 1; break;
+    case cudaDevAttrMemoryPoolsSupported:
+    case cudaDevAttrIpcEventSupport:
+    case CU_DEVICE_ATTRIBUTE_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR_SUPPORTED:
     case CU_DEVICE_ATTRIBUTE_VIRTUAL_MEMORY_MANAGEMENT_SUPPORTED: value = 1; break;
     case cudaDevAttrAsyncEngineCount: value = 2; break;
     case cudaDevAttrPciBusId: value = pci_bus(device); break;

@@ -31,10 +31,10 @@ auto find(Map Tables::*map, uint64_t id) -> std::optional<typename Map::mapped_t
 }
 }  // namespace
 
-uint64_t create_event(bool timed) {
+uint64_t create_event(bool timed, bool interprocess) {
   std::lock_guard lock(tables().mutex);
   uint64_t id = tables().mint();
-  tables().events[id] = {.timed = timed, .device = current_device()};
+  tables().events[id] = {.timed = timed, .interprocess = interprocess, .device = current_device()};
   return id;
 }
 

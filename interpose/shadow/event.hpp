@@ -9,14 +9,15 @@ namespace djinn {
 
 struct EventState {
   bool timed = true;
-  int device = 0;            // that was current when it was created
-  Ticket recorded = 0;       // 0 = never
-  uint64_t nanoseconds = 0;  // of that record, once reported
-  Ticket timed_ticket = 0;   // the record that `nanoseconds` belongs to
-  uint64_t captured = 0;     // last recorded in this capture, not in a stream's work (shadow/graph.hpp); 0 = no
+  bool interprocess = false;  // other processes may know of it: recording waits (entry/ipc.cpp)
+  int device = 0;             // that was current when it was created
+  Ticket recorded = 0;        // 0 = never
+  uint64_t nanoseconds = 0;   // of that record, once reported
+  Ticket timed_ticket = 0;    // the record that `nanoseconds` belongs to
+  uint64_t captured = 0;      // last recorded in this capture, not in a stream's work (shadow/graph.hpp); 0 = no
 };
 
-uint64_t create_event(bool timed);
+uint64_t create_event(bool timed, bool interprocess = false);
 std::optional<EventState> event_state(uint64_t id);
 bool destroy_event(uint64_t id);
 bool event_recorded(uint64_t id, Ticket t);

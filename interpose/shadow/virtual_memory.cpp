@@ -5,6 +5,7 @@
 #include <bit>
 
 #include "interpose/shadow/error.hpp"
+#include "interpose/shadow/sharing.hpp"
 
 namespace djinn {
 
@@ -56,8 +57,9 @@ CUresult VirtualMemory::create(uint64_t* handle, uint64_t bytes, const CUmemAllo
 void VirtualMemory::free_if_unused(uint64_t handle) {
   auto p = physical_.find(handle);
   if (p->second.references || p->second.mappings) return;
+  if (p->second.shared) unshare_memory(*p->second.shared);
   post(wire::Opcode::memory_release, wire::Handle{handle});
-  arenas_.of(p->second.properties.location.id).discharge(p->second.bytes);
+  if (!p->second.foreign) arenas_.of(p->second.properties.location.id).discharge(p->second.bytes);
   physical_.erase(p);
 }
 
@@ -68,6 +70,35 @@ CUresult VirtualMemory::release(uint64_t handle) {
   --p->second.references;
   free_if_unused(handle);
   return CUDA_SUCCESS;
+}
+
+cudaError_t VirtualMemory::import(uint64_t* handle, const SharedMemory& s, int device) {
+  std::lock_guard lock(mutex_);
+  uint64_t id = next_handle_++;
+  Reply r = call(wire::Opcode::memory_import, wire::MemoryImport{s.secret, id, s.size, s.device});
+  if (r.status) return fail_with(r);
+  CUmemAllocationProp p{};
+  p.type = CU_MEM_ALLOCATION_TYPE_PINNED;
+  p.requestedHandleTypes = CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR;
+  p.location.type = CU_MEM_LOCATION_TYPE_DEVICE;
+  p.location.id = device;
+  physical_[id] = {.bytes = s.size, .properties = p, .foreign = true};
+  *handle = id;
+  return cudaSuccess;
+}
+
+cudaError_t VirtualMemory::share(uint64_t handle, SharedMemory& out) {
+  std::lock_guard lock(mutex_);
+  auto i = physical_.find(handle);
+  if (i == physical_.end() || !i->second.references) return cudaErrorInvalidValue;
+  Physical& p = i->second;
+  if (p.foreign || !(p.properties.requestedHandleTypes & CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR)) return cudaErrorInvalidValue;
+  if (!p.shared) {
+    if (cudaError_t e = share_memory(handle, 0, p.bytes, p.properties.location.id, out)) return e;
+    p.shared = std::make_shared<SharedMemory>(out);
+  }
+  out = *p.shared;
+  return cudaSuccess;
 }
 
 CUresult VirtualMemory::retain(uint64_t* handle, uint64_t address) {

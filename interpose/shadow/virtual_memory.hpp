@@ -3,6 +3,7 @@
 // has to grow. Errors are those of the driver's documentation. Mirror: server/decode/memory.cpp over server/execute/cpu/arena.
 #pragma once
 #include <map>
+#include <memory>
 #include <mutex>
 #include <optional>
 #include <unordered_map>
@@ -11,6 +12,8 @@
 #include "interpose/shadow/arenas.hpp"
 
 namespace djinn {
+
+struct SharedMemory;  // shadow/sharing.hpp
 
 class VirtualMemory {
  public:
@@ -21,6 +24,9 @@ class VirtualMemory {
   // `on_server` is the device's index there.
   CUresult create(uint64_t* handle, uint64_t bytes, const CUmemAllocationProp& properties, size_t on_server);
   CUresult release(uint64_t handle);
+  // Somebody else's memory under a handle of one's own, not counted against the lease; and one's own for somebody else. Both are round trips.
+  cudaError_t import(uint64_t* handle, const SharedMemory& s, int device);
+  cudaError_t share(uint64_t handle, SharedMemory& out);
   CUresult retain(uint64_t* handle, uint64_t address);
   CUresult properties(CUmemAllocationProp* out, uint64_t handle);
   CUresult map(uint64_t address, uint64_t bytes, uint64_t offset, uint64_t handle);
@@ -34,6 +40,8 @@ class VirtualMemory {
   struct Physical {
     uint64_t bytes;
     CUmemAllocationProp properties;
+    bool foreign = false;
+    std::shared_ptr<SharedMemory> shared{};  // once it is
     uint32_t references = 1, mappings = 0;
   };
   struct Mapping {

@@ -34,9 +34,10 @@ api.custom("cudaGraphLaunch cudaGraphDestroy cudaGraphExecDestroy", "graph comma
 api.absent("cudaGraphCreate cudaGraphAddNode cudaStreamBeginCaptureToGraph", "graphs come from captures; nodes cannot be added by hand yet")
 api.absent("cudaGraphConditionalHandleCreate", "conditional nodes need kernels that decide on the device")
 api.absent("cudaDevice{Get,Set}GraphMemAttribute", "graphs do not allocate")
-api.absent("cuda{Malloc,Free}Async cudaDeviceGetDefaultMemPool cudaMemPoolGetAttribute cudaMemPoolSetA{ccess,ttribute} cudaMemPoolTrimTo",
-           "stream-ordered allocation is a later issue")
-api.absent("cudaIpc{CloseMem,GetEvent,GetMem,OpenEvent,OpenMem}Handle", "sharing between processes is a later issue")
+api.custom("cuda{Malloc,Free}Async", "the client's arena, counted as the device's default pool")
+api.local("cudaDeviceGetDefaultMemPool cudaMemPoolGetAttribute cudaMemPoolSetA{ccess,ttribute} cudaMemPoolTrimTo", "what the pool has counted")
+api.custom("cudaIpc{GetMem,OpenMem,CloseMem}Handle", "memory_share, memory_import and virtual memory")
+api.local("cudaIpc{Get,Open}EventHandle", "an event between processes is complete when its record returns")
 api.absent("cudaLaunchHostFunc cudaStreamAddCallback", "callbacks from a stream are a later issue")
 api.absent("cudaLibrary{GetKernel,LoadData,Unload}", "code that is loaded at run time has nowhere to run yet")
 api.absent("cudaGetSymbolAddress cudaMemcpyToSymbol", "device variables are a later issue")

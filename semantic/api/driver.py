@@ -12,7 +12,7 @@ api.local("cuMemAddressReserve cuMemAddressFree cuMemGetAllocationGranularity cu
           " cuMemGetAccess cuMemGetAddressRange_v2", "reservations are parts of the session's range; handles are the client's")
 api.custom("cuMemCreate cuMemRelease cuMemMap cuMemUnmap cuMemSetAccess", "virtual memory: memory_create … memory_access")
 api.custom("cuMemsetD32Async cuStreamWriteValue32_v2", "fill")
-api.custom("cuMem{ExportTo,ImportFrom}ShareableHandle", "says that sharing between processes is not built yet: PyTorch wants to find them")
+api.custom("cuMem{ExportTo,ImportFrom}ShareableHandle", "memory_share and memory_import: the file of a handle holds its secret")
 api.local("cuGetErrorString cuPointerGetAttribute cuFunc{Get,Set}Attribute cuFuncSetCacheConfig cuOccupancyMaxActiveBlocksPerMultiprocessor")
 api.custom("cuModule{Load,LoadData,LoadDataEx,Unload,GetFunction}", "a module travels when a kernel of it is first launched")
 api.custom("cuMemcpyPeer{,Async}", "a copy on the server: its devices' memory is one")

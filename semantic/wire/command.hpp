@@ -3,6 +3,7 @@
 // Each struct is the fixed part of a payload, laid out for the wire: fixed widths, no padding, a multiple of 8 bytes; what follows it is said
 // beside it. Handles are minted by the client and never 0; stream 0 is the legacy default stream.
 #pragma once
+#include <compare>
 #include <cstdint>
 #include <type_traits>
 
@@ -20,6 +21,10 @@ enum class Opcode : uint32_t {
   memory_map = 0x16,      // post MemoryMap: not accessible yet
   memory_unmap = 0x17,    // post MapMemory: whole mappings
   memory_access = 0x18,   // post MemoryAccess: whole mappings
+  // memory between sessions of one server: whoever knows the secret may import it
+  memory_share = 0x19,    // call MemoryShare → empty reply
+  memory_unshare = 0x1a,  // call Secret → empty reply: nobody imports it any more
+  memory_import = 0x1b,   // call MemoryImport → empty reply: physical memory with a handle, mapped and released like one's own
   // copies: 1D is height = 1
   upload = 0x20,         // post Upload, then put_bytes(rows, packed) when bulk = 0, else the rows packed in the bulk parts
   download = 0x21,       // call Download → reply with the rows packed in bulk parts
@@ -77,6 +82,18 @@ struct MemoryMap {
 };
 struct MemoryAccess {
   uint64_t address, size, accessible;  // 0 or 1
+};
+struct Secret {
+  uint64_t word[2];
+  friend auto operator<=>(const Secret&, const Secret&) = default;
+};
+struct MemoryShare {
+  Secret secret;
+  uint64_t handle, address, size;  // physical memory; handle 0: the granules at the address
+};
+struct MemoryImport {
+  Secret secret;
+  uint64_t handle, size, device;  // a new handle; the size and the device that were shared
 };
 struct DeviceIndex {
   uint64_t device;
@@ -203,8 +220,8 @@ struct Pushed {
 
 template <class... T>
 constexpr bool kWireLayout = ((std::is_trivially_copyable_v<T> && sizeof(T) % 8 == 0 && std::has_unique_object_representations_v<T>)&&...);
-static_assert(kWireLayout<MapMemory, MemoryCreate, MemoryMap, MemoryAccess, DeviceIndex, Lease, LeaseReply, MemoryInfo, Upload, Download, Copy, Fill,
-                          Reduce, Handle, StreamCreate, StreamWait, EventRecord, ModuleLoad, KernelGet, Launch, GraphAdd, GraphLaunch, Reply,
-                          EventDone, Error, Pushed>);
+static_assert(kWireLayout<MapMemory, MemoryCreate, MemoryMap, MemoryAccess, Secret, MemoryShare, MemoryImport, DeviceIndex, Lease, LeaseReply,
+                          MemoryInfo, Upload, Download, Copy, Fill, Reduce, Handle, StreamCreate, StreamWait, EventRecord, ModuleLoad, KernelGet,
+                          Launch, GraphAdd, GraphLaunch, Reply, EventDone, Error, Pushed>);
 
 }  // namespace djinn::wire

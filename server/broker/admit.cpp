@@ -22,6 +22,8 @@ constexpr size_t kPendingMax = 512;
 constexpr auto kOpenPatience = 30s;
 // Sessions at one time; each is a process.
 constexpr size_t kSessionsMax = 256;
+// Pieces of memory that sessions share with each other.
+constexpr size_t kSharesMax = 1 << 20;
 // Live workers answer with fresh counters in this time, or the last known ones are told.
 constexpr auto kStatsPatience = 300ms;
 
@@ -143,13 +145,14 @@ void Broker::assign(Worker& w, Pending p) {
 }
 
 // The worker has the range: the client may come.
-void Broker::opened(Worker& w, const ChannelMessage& m) {
+void Broker::opened(Worker& w, ChannelMessage& m) {
   auto it = sessions_.find(w.session);
   if (it == sessions_.end() || w.state != Worker::State::assigned) return;
   Session& s = it->second;
   w.state = Worker::State::serving;
   const Caller& caller = s.request.caller;
   s.opened = m.opened;
+  s.memory = std::move(m.file);
   s.opened.endpoint = w.endpoints.at(caller.listener);
   s.opened.front_door = listeners_[caller.listener]->front_endpoint().text();
   s.opened.server_host = this_host();
@@ -205,9 +208,40 @@ void Broker::end_session(uint64_t id, const std::string& reason, const std::stri
   spdlog::debug("session {} is gone: {}", id, reason);
   s.worker->session = 0;
   account_.close(id);
+  std::erase_if(shares_, [&](const auto& share) { return share.second.session == id; });
   sessions_.erase(it);
   for (StatsWait& wait : stats_waits_) wait.missing.erase(id);
   share_threads();
+}
+
+// ---- memory between sessions ----
+// A secret of 128 bits is the right to the memory: the sessions of a server are one user's, or strangers' who were told.
+
+void Broker::share(Worker& w, const ChannelMessage& m) {
+  ChannelMessage answer;
+  answer.kind = ChannelKind::shared;
+  if (shares_.size() >= kSharesMax) answer.text = fmt::format("{} pieces of memory are shared already", shares_.size());
+  else if (!shares_.try_emplace(m.secret, Share{w.session, m.device, m.offset, m.size}).second) answer.text = "the secret is taken";
+  w.channel.send(answer);
+}
+
+void Broker::unshare(Worker& w, const ChannelMessage& m) {
+  ChannelMessage answer;
+  answer.kind = ChannelKind::shared;
+  if (auto i = shares_.find(m.secret); i != shares_.end() && i->second.session == w.session) shares_.erase(i);
+  else answer.text = "the session shares no such memory";
+  w.channel.send(answer);
+}
+
+void Broker::import(Worker& w, const ChannelMessage& m) {
+  ChannelMessage answer;
+  answer.kind = ChannelKind::import_granted;
+  auto i = shares_.find(m.secret);
+  auto owner = i == shares_.end() ? sessions_.end() : sessions_.find(i->second.session);
+  if (owner == sessions_.end()) answer.text = "no session of this server shares such memory (its owner may have freed it, or ended)";
+  else if (!(answer.file = Descriptor::duplicate(owner->second.memory.get()))) answer.text = "the memory has no file";
+  else answer.device = i->second.device, answer.offset = i->second.offset, answer.size = i->second.size;
+  w.channel.send(answer);
 }
 
 void Broker::on_stats(Caller caller) {

@@ -57,7 +57,11 @@ class Broker {
     Pending request;
     control::Opened opened;
     control::Counters counters;
+    Descriptor memory;  // the file that its device memory lies in
     bool answered = false;
+  };
+  struct Share {  // a part of a session's memory that others may map (cudaIpcGetMemHandle)
+    uint64_t session = 0, device = 0, offset = 0, size = 0;
   };
   struct StatsWait {
     Caller caller;
@@ -84,10 +88,13 @@ class Broker {
   std::string choose(Pending& p);
   void serve_pending();
   void assign(Worker& w, Pending p);
-  void opened(Worker& w, const ChannelMessage& m);
+  void opened(Worker& w, ChannelMessage& m);
   void refuse(const Caller& caller, const std::string& reason);
   void end_session(uint64_t id, const std::string& reason, const std::string& for_client);
   void share_threads();
+  void share(Worker& w, const ChannelMessage& m);
+  void unshare(Worker& w, const ChannelMessage& m);
+  void import(Worker& w, const ChannelMessage& m);
   void on_stats(Caller caller);
   void answer_stats(const StatsWait& wait);
   // workers.cpp: the pool
@@ -95,7 +102,7 @@ class Broker {
   void refill();
   void spawn(size_t kind);
   void on_worker(Worker& w);
-  void on_message(Worker& w, const ChannelMessage& m);
+  void on_message(Worker& w, ChannelMessage& m);
   void on_ready(Worker& w, const ChannelMessage& m);
   void worker_gone(Worker& w);
   void reap();
@@ -113,6 +120,7 @@ class Broker {
   std::list<Worker> workers_;
   std::list<Pending> pending_;
   std::map<uint64_t, Session> sessions_;
+  std::map<wire::Secret, Share> shares_;
   std::list<StatsWait> stats_waits_;
   control::StatsReply totals_;
   std::map<std::string, uint64_t> rejected_by_workers_;

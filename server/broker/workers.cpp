@@ -106,10 +106,13 @@ void Broker::on_ready(Worker& w, const ChannelMessage& m) {
   spdlog::error("no op level with {}: {}", kind.directory, m.text);
 }
 
-void Broker::on_message(Worker& w, const ChannelMessage& m) {
+void Broker::on_message(Worker& w, ChannelMessage& m) {
   switch (m.kind) {
     case ChannelKind::ready: return on_ready(w, m);
     case ChannelKind::assigned: return opened(w, m);
+    case ChannelKind::share: return share(w, m);
+    case ChannelKind::unshare: return unshare(w, m);
+    case ChannelKind::import_wanted: return import(w, m);
     case ChannelKind::failed:
       spdlog::error("worker {}: {}", w.pid, m.text);
       if (w.session) end_session(w.session, m.text, m.text);
@@ -138,7 +141,9 @@ void Broker::on_message(Worker& w, const ChannelMessage& m) {
     case ChannelKind::threads:
     case ChannelKind::lease_granted:
     case ChannelKind::counters_wanted:
-    case ChannelKind::shut: break;
+    case ChannelKind::shut:
+    case ChannelKind::shared:
+    case ChannelKind::import_granted: break;
   }
   spdlog::error("worker {} sent what only a broker sends", w.pid);
 }

@@ -37,6 +37,9 @@ static Function find_command(Opcode opcode) {
     case Opcode::memory_map: return memory_map;
     case Opcode::memory_unmap: return memory_unmap;
     case Opcode::memory_access: return memory_access;
+    case Opcode::memory_share: return memory_share;
+    case Opcode::memory_unshare: return memory_unshare;
+    case Opcode::memory_import: return memory_import;
     case Opcode::upload: return upload;
     case Opcode::download: return download;
     case Opcode::push_download: return push_download;

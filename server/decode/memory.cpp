@@ -106,6 +106,51 @@ Failure memory_access(Session& s, const Command& c) {
   return {};
 }
 
+// What the broker said, or that it said nothing.
+Failure refused(const char* command, const std::optional<ChannelMessage>& answer) {
+  if (!answer) return {cuda_error::unknown, ErrorClass::refused, command, "the server does not answer"};
+  if (!answer->text.empty()) return {cuda_error::invalid_resource_handle, ErrorClass::refused, command, answer->text};
+  return {};
+}
+
+Failure memory_share(Session& s, const Command& c) {
+  wire::MemoryShare m;
+  size_t device = 0;
+  if (!read_all(c, m)) return malformed("memory_share");
+  if (!m.handle && !device_of(s, m, device)) return invalid("memory_share", kNoDevice);
+  const uint64_t* owner = m.handle ? s.device().device_of(m.handle) : nullptr;
+  if (m.handle && !owner) return unknown_handle("memory_share", "physical memory", m.handle);
+  Device::FilePart part;
+  if (auto e = s.device().locate(m, part); !e.empty()) return invalid("memory_share", e);
+  ChannelMessage share;
+  share.kind = ChannelKind::share;
+  share.secret = m.secret;
+  share.device = owner ? *owner : device;
+  share.offset = part.offset;
+  share.size = part.size;
+  return refused("memory_share", s.ask_broker(share, ChannelKind::shared));
+}
+
+Failure memory_unshare(Session& s, const Command& c) {
+  ChannelMessage m;
+  m.kind = ChannelKind::unshare;
+  if (!read_all(c, m.secret)) return malformed("memory_unshare");
+  return refused("memory_unshare", s.ask_broker(m, ChannelKind::shared));
+}
+
+Failure memory_import(Session& s, const Command& c) {
+  wire::MemoryImport m;
+  if (!read_all(c, m)) return malformed("memory_import");
+  ChannelMessage wanted;
+  wanted.kind = ChannelKind::import_wanted;
+  wanted.secret = m.secret;
+  auto granted = s.ask_broker(wanted, ChannelKind::import_granted);
+  if (Failure f = refused("memory_import", granted)) return f;
+  if (granted->size != m.size || granted->device != m.device) return invalid("memory_import", "not the size and the device that were shared");
+  if (auto e = s.device().import(m, std::move(granted->file), {granted->offset, granted->size}); !e.empty()) return invalid("memory_import", e);
+  return {};
+}
+
 Failure lease(Session& s, const Command& c) {
   wire::Lease wanted;
   if (!read_all(c, wanted)) return malformed("lease");

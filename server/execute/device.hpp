@@ -11,6 +11,7 @@
 #include "semantic/abi/executor.h"
 #include "semantic/wire/command.hpp"
 #include "semantic/wire/control.hpp"
+#include "server/descriptor.hpp"
 
 namespace djinn::server {
 
@@ -46,6 +47,14 @@ class Device {
   virtual std::string unmap_virtual(uint64_t address, uint64_t size, Freed& freed) = 0;
   virtual std::string access(const wire::MemoryAccess& m) = 0;
   virtual const uint64_t* device_of(uint64_t handle) const = 0;  // null: there is no such handle
+  // Memory between sessions: the file that all of it lies in (-1: there is none), which part of it a share names, and somebody else's part under a
+  // handle of one's own.
+  struct FilePart {
+    uint64_t offset = 0, size = 0;
+  };
+  virtual int file() const = 0;
+  virtual std::string locate(const wire::MemoryShare& m, FilePart& part) const = 0;
+  virtual std::string import(const wire::MemoryImport& m, Descriptor file, FilePart part) = 0;
   virtual bool live(uint64_t address, uint64_t bytes) const = 0;
   virtual bool live(uint64_t address, uint64_t pitch, uint64_t width, uint64_t height) const = 0;
   virtual uint64_t memory_epoch() const = 0;

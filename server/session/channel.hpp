@@ -6,7 +6,9 @@
 #include <string>
 #include <vector>
 
+#include "semantic/wire/command.hpp"
 #include "semantic/wire/control.hpp"
+#include "server/descriptor.hpp"
 
 namespace djinn::server {
 
@@ -25,6 +27,11 @@ enum class ChannelKind : uint64_t {
   counters,         // worker → broker, also unasked once a second while something changes
   ended,            // worker → broker: the session is over, with its last counters
   shut,             // broker → worker: end, and tell the client why
+  share,            // worker → broker: this part of the session's memory file may be imported; answered by `shared`
+  unshare,          // worker → broker: no longer; answered by
+  shared,           // broker → worker: done, or why not
+  import_wanted,    // worker → broker: what is shared under this secret? Answered by
+  import_granted,   // broker → worker: with the file, or why not
 };
 
 struct Bind {        // one of the broker's listeners, where the worker listens beside it
@@ -37,7 +44,7 @@ struct Bind {        // one of the broker's listeners, where the worker listens 
   }
 };
 
-// One struct for all messages: rare, small, and a reader sees every field there is.
+// One struct for all messages: rare, small, and a reader sees every field there is. A file travels beside the bytes.
 struct ChannelMessage {
   ChannelKind kind = ChannelKind::start;
   std::vector<Bind> binds;                            // start
@@ -46,17 +53,20 @@ struct ChannelMessage {
   uint64_t grace_milliseconds = 0, total_memory = 0;  // start
   std::vector<std::string> endpoints;                 // ready: one per bind
   std::string torch;                                  // ready: the executor's version, empty without one
-  std::string text;                                   // ready: why there is no executor; failed, ended, shut: why
+  std::string text;                                   // ready: why there is no executor; failed, ended, shut, shared, import_granted: why
   std::vector<std::string> names;                     // ready: ops; counters, ended: "reason: count" of rejected frames
   control::Opened opened;                             // assign: session, token, lease, level, threads …; assigned: range, device
   std::vector<control::Range> ranges;                 // assign: what the client offers
   control::Counters counters;                         // assign: whose session; counters, ended: the counts
   uint64_t number = 0;                                // threads; bytes of a lease
-  uint64_t device = 0;                                // lease_wanted: whose memory
+  uint64_t device = 0;                                // lease_wanted, share, import_granted: whose memory
+  wire::Secret secret{};                              // share, unshare, import_wanted
+  uint64_t offset = 0, size = 0;                      // share, import_granted: the part of the file
+  Descriptor file;                                    // assigned: the session's memory; import_granted: somebody else's
   template <class A>
   void serialize(A& a) {
     a(kind, binds, torch_directory, executor, op_library, log_level, grace_milliseconds, total_memory, endpoints, torch, text, names, opened, ranges,
-      counters, number, device);
+      counters, number, device, secret.word[0], secret.word[1], offset, size);
   }
 };
 
@@ -65,7 +75,9 @@ class Channel {
  public:
   // `patient`: a full pipe is waited for. The broker is not: a worker that does not read is as good as gone.
   explicit Channel(int fd = -1, bool patient = true) : fd_(fd), patient_(patient) {}
-  Channel(Channel&& other) noexcept : fd_(other.fd_), patient_(other.patient_), partial_(std::move(other.partial_)) { other.fd_ = -1; }
+  Channel(Channel&& other) noexcept : fd_(other.fd_), patient_(other.patient_), partial_(std::move(other.partial_)), file_(std::move(other.file_)) {
+    other.fd_ = -1;
+  }
   Channel& operator=(Channel&& other) noexcept;
   ~Channel();
   int descriptor() const { return fd_; }
@@ -81,6 +93,7 @@ class Channel {
   int fd_;
   bool patient_;
   std::vector<std::byte> partial_;
+  Descriptor file_;  // came with a piece of it
 };
 
 }  // namespace djinn::server

@@ -77,7 +77,12 @@ void Session::set_threads(unsigned n) {
 uint64_t Session::change_lease(size_t device, uint64_t wanted) {
   Holding& h = holdings_[device];
   // memory that is mapped cannot be given back
-  return h.lease = setup_.ask_lease(device, std::max(wanted, h.mapped)).value_or(h.lease);
+  ChannelMessage m;
+  m.kind = ChannelKind::lease_wanted;
+  m.device = device;
+  m.number = std::max(wanted, h.mapped);
+  if (auto answer = ask_broker(m, ChannelKind::lease_granted)) h.lease = answer->number;
+  return h.lease;
 }
 
 void Session::memory_changed(size_t which, int64_t bytes) {

@@ -16,6 +16,7 @@
 #include "semantic/wire/devices.hpp"
 #include "server/execute/check/check.hpp"
 #include "server/execute/device.hpp"
+#include "server/session/channel.hpp"
 #include "server/session/door.hpp"
 #include "server/session/report.hpp"
 
@@ -76,8 +77,8 @@ class Session {
     std::string no_executor;                   // why
     std::unordered_set<std::string> ops;       // the list that the client was sent
     Report::Send send;
-    // Asks the broker for so many bytes of a device in total; blocks; what was granted, nothing when nobody answers.
-    std::function<std::optional<uint64_t>(size_t device, uint64_t bytes)> ask_lease;
+    // A question to the broker and the kind of its answer; blocks; nothing when nobody answers.
+    std::function<std::optional<ChannelMessage>(const ChannelMessage& question, ChannelKind answer)> ask_broker;
     std::function<void(wire::control::Counters&)> add_rejections;
   };
   explicit Session(Setup setup);
@@ -107,6 +108,7 @@ class Session {
   };
   const Holding& holding(size_t device) const { return holdings_[device]; }
   uint64_t change_lease(size_t device, uint64_t wanted);
+  std::optional<ChannelMessage> ask_broker(const ChannelMessage& question, ChannelKind answer) { return setup_.ask_broker(question, answer); }
   // So many bytes of the device have been mapped, or unmapped when negative.
   void memory_changed(size_t device, int64_t bytes);
   wire::control::Counters counters() const;

@@ -52,8 +52,8 @@ constexpr auto kGoodbyePatience = 2s;
 constexpr auto kQuiet = 5s;
 // What a client may take to read why its session has ended.
 constexpr auto kFarewellPatience = 500ms;
-// The broker answers within microseconds; when it does not, the lease stands.
-constexpr auto kLeasePatience = 10s;
+// The broker answers within microseconds; when it does not, what was asked for is refused.
+constexpr auto kBrokerPatience = 10s;
 
 // What the heap keeps of freed memory. Device memory is not of the heap.
 constexpr int kKeptMemory = 32 << 20;
@@ -87,12 +87,13 @@ class Worker {
   void pump_for_executor();
   void await_news(int monitor_fd);
   void handle(transport::Message m);
-  void hear(const ChannelMessage& m);
+  void hear(ChannelMessage m);
   void watch_connection();
   void tick();
   void send_counters(ChannelKind kind, const std::string& text);
   bool say(FrameKind kind, std::span<const std::byte> to);
-  std::optional<uint64_t> ask_lease(size_t device, uint64_t wanted);
+  std::optional<ChannelMessage> ask(const ChannelMessage& question, ChannelKind answer);
+  void tell(const ChannelMessage& m);
   void execute_all();
   void end(const std::string& why, bool tell_client);
   [[noreturn]] void finish();
@@ -120,9 +121,9 @@ class Worker {
   std::atomic<bool> busy_{false};                           // the executor is at work
   int attention_ = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);  // wakes the io thread
   uint64_t counted_ = 0;
-  std::mutex lease_mutex_;
-  std::condition_variable lease_answered_;
-  std::optional<uint64_t> lease_answer_;
+  std::mutex answer_mutex_;
+  std::condition_variable answered_;
+  std::optional<ChannelMessage> answer_;  // the broker's to ask()
   std::mutex end_mutex_;
   std::atomic<bool> ending_{false};
   std::string end_reason_;
@@ -204,6 +205,7 @@ bool Worker::take(ChannelMessage& assign) {
   for (control::Device& d : opened_.devices) d = describe(*device_, d.lease_bytes);
   opened_.worker_pid = static_cast<uint32_t>(getpid());
   answer.opened = opened_;
+  answer.file = Descriptor::duplicate(device_->file());
   if (answer.kind == ChannelKind::assigned) {
     prctl(PR_SET_NAME, fmt::format("djinn-s{}", opened_.session).c_str());
     door_.emplace(opened_.token, opened_.session, opened_.incarnation, rejections_);
@@ -217,7 +219,7 @@ bool Worker::take(ChannelMessage& assign) {
     s.executor = op_level ? executor_.table : nullptr;
     s.no_executor = op_level ? "" : "it was opened at call level";
     s.send = [this](std::span<const std::byte> f, std::span<const djinn_part> bulk) { return router_.send(door_->identity(), f, bulk); };
-    s.ask_lease = [this](size_t device, uint64_t wanted) { return ask_lease(device, wanted); };
+    s.ask_broker = [this](const ChannelMessage& question, ChannelKind kind) { return ask(question, kind); };
     session_ = std::make_unique<Session>(std::move(s));
   }
   return channel_.send(answer) && answer.kind == ChannelKind::assigned;
@@ -274,16 +276,18 @@ void Worker::watch_connection() {
   }
 }
 
-void Worker::hear(const ChannelMessage& m) {
+void Worker::hear(ChannelMessage m) {
   switch (m.kind) {
     case ChannelKind::threads:
       threads_ = static_cast<unsigned>(m.number);
       router_.wake();
       return;
-    case ChannelKind::lease_granted: {
-      std::lock_guard lock(lease_mutex_);
-      lease_answer_ = m.number;
-      lease_answered_.notify_one();
+    case ChannelKind::lease_granted:
+    case ChannelKind::shared:
+    case ChannelKind::import_granted: {
+      std::lock_guard lock(answer_mutex_);
+      answer_ = std::move(m);
+      answered_.notify_one();
       return;
     }
     case ChannelKind::counters_wanted: send_counters(ChannelKind::counters, {}); return;
@@ -295,27 +299,28 @@ void Worker::hear(const ChannelMessage& m) {
     case ChannelKind::failed:
     case ChannelKind::lease_wanted:
     case ChannelKind::counters:
-    case ChannelKind::ended: break;
+    case ChannelKind::ended:
+    case ChannelKind::share:
+    case ChannelKind::unshare:
+    case ChannelKind::import_wanted: break;
   }
   spdlog::error("the broker sent a message that a serving worker does not expect");
 }
 
-std::optional<uint64_t> Worker::ask_lease(size_t device, uint64_t wanted) {
-  ChannelMessage m;
-  m.kind = ChannelKind::lease_wanted;
-  m.device = device;
-  m.number = wanted;
+void Worker::tell(const ChannelMessage& m) {
+  std::lock_guard lock(channel_send_);
+  channel_.send(m);
+}
+
+std::optional<ChannelMessage> Worker::ask(const ChannelMessage& question, ChannelKind answer) {
   {
-    std::lock_guard lock(lease_mutex_);
-    lease_answer_.reset();
+    std::lock_guard lock(answer_mutex_);
+    answer_.reset();
   }
-  {
-    std::lock_guard lock(channel_send_);
-    channel_.send(m);
-  }
-  std::unique_lock lock(lease_mutex_);
-  lease_answered_.wait_for(lock, kLeasePatience, [&] { return lease_answer_.has_value(); });
-  return lease_answer_;
+  tell(question);
+  std::unique_lock lock(answer_mutex_);
+  answered_.wait_for(lock, kBrokerPatience, [&] { return answer_ && answer_->kind == answer; });
+  return answer_ && answer_->kind == answer ? std::exchange(answer_, {}) : std::nullopt;
 }
 
 void Worker::send_counters(ChannelKind kind, const std::string& text) {
@@ -324,8 +329,7 @@ void Worker::send_counters(ChannelKind kind, const std::string& text) {
   m.text = text;
   m.counters = session_->counters();
   m.names = rejections_.list();
-  std::lock_guard lock(channel_send_);
-  channel_.send(m);
+  tell(m);
 }
 
 // The executor pumps too, so the io thread looks at the door only under the lock.
@@ -365,7 +369,7 @@ void Worker::io() {
   for (;;) {
     ChannelMessage m;
     Channel::Got got;
-    while ((got = channel_.receive(m, false)) == Channel::Got::message) hear(m);
+    while ((got = channel_.receive(m, false)) == Channel::Got::message) hear(std::move(m));
     if (got == Channel::Got::end) leave(0);  // the broker is gone
     watch_connection();
     tick();

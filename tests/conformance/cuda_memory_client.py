@@ -126,24 +126,29 @@ def pinned_cache():
     assert len(address) < 50, "pinned blocks are never reused"
 
 
+def train(device):
+    torch.manual_seed(0)
+    m = torch.nn.Sequential(torch.nn.Linear(64, 256), torch.nn.ReLU(), torch.nn.Linear(256, 10)).to(device)
+    o = torch.optim.AdamW(m.parameters(), lr=1e-2)
+    losses = []
+    for step in range(10):
+        g = torch.Generator().manual_seed(step)
+        x, y = torch.randn(32 * (1 + step % 3), 64, generator=g), torch.randint(10, (32 * (1 + step % 3),), generator=g)
+        loss = torch.nn.functional.cross_entropy(m(x.to(device)), y.to(device))
+        o.zero_grad()
+        loss.backward()
+        o.step()
+        losses.append(loss.item())
+    return losses
+
+
+def numbers_of_training():
+    torch.testing.assert_close(train("cuda"), train("cpu"), rtol=1e-4, atol=0)
+
+
 @case("expandable segments: the numbers of training are the CPU's, segments are expandable", alone=True, env=EXPANDABLE)
 def expandable_training():
-
-    def train(device):
-        torch.manual_seed(0)
-        m = torch.nn.Sequential(torch.nn.Linear(64, 256), torch.nn.ReLU(), torch.nn.Linear(256, 10)).to(device)
-        o = torch.optim.AdamW(m.parameters(), lr=1e-2)
-        losses = []
-        for step in range(10):
-            g = torch.Generator().manual_seed(step)
-            x, y = torch.randn(32 * (1 + step % 3), 64, generator=g), torch.randint(10, (32 * (1 + step % 3),), generator=g)
-            loss = torch.nn.functional.cross_entropy(m(x.to(device)), y.to(device))
-            o.zero_grad()
-            loss.backward()
-            o.step()
-            losses.append(loss.item())
-        return losses
-    torch.testing.assert_close(train("cuda"), train("cpu"), rtol=1e-4, atol=0)
+    numbers_of_training()
     assert all(s["is_expandable"] for s in torch.cuda.memory_snapshot())
     fresh()
     free, total = torch.cuda.mem_get_info()
@@ -172,6 +177,32 @@ def expandable_growth():
     front, large = fragmented()
     torch.cuda.set_per_process_memory_fraction(1.0)
     assert front.min().item() == front.max().item() == 7 and large.min().item() == large.max().item() == 9
+
+
+@case("cudaMallocAsync as PyTorch's allocator: training's numbers are the CPU's, the pool's statistics add up", alone=True,
+      env={"PYTORCH_CUDA_ALLOC_CONF": "backend:cudaMallocAsync"})
+def malloc_async():
+    assert torch.cuda.get_allocator_backend() == "cudaMallocAsync"
+    numbers_of_training()
+    fresh()
+    allocated, free = torch.cuda.memory_allocated(), torch.cuda.mem_get_info()[0]
+    x = torch.ones(40 * MIB, dtype=torch.uint8, device="cuda")
+    assert torch.cuda.memory_allocated() - allocated == 40 * MIB
+    assert free - torch.cuda.mem_get_info()[0] >= 40 * MIB
+    side = torch.cuda.Stream()
+    with torch.cuda.stream(side):
+        y = x + 1
+        x.record_stream(side)
+    del x
+    assert y.min().item() == y.max().item() == 2
+    del y
+    fresh()
+    assert torch.cuda.memory_allocated() == allocated and torch.cuda.max_memory_allocated() == allocated
+    try:
+        torch.empty(2 * torch.cuda.get_device_properties(0).total_memory, dtype=torch.uint8, device="cuda")
+        raise AssertionError("more than there is was given")
+    except torch.cuda.OutOfMemoryError:
+        pass
 
 
 class Location(ctypes.Structure):

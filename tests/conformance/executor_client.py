@@ -30,7 +30,8 @@ class CannotTravel(Exception):
 
 class Host(ctypes.Structure):
     _fields_ = [("version", ctypes.c_uint32), ("size", ctypes.c_uint32), ("session", ctypes.c_void_p), ("live", ctypes.c_void_p),
-                ("epoch", ctypes.c_void_p), ("range_address", ctypes.c_uint64), ("range_size", ctypes.c_uint64), ("log", ctypes.c_void_p)]
+                ("epoch", ctypes.c_void_p), ("range_address", ctypes.c_uint64), ("range_size", ctypes.c_uint64), ("log", ctypes.c_void_p),
+                ("multiprocessors", ctypes.c_uint32), ("threads_per_multiprocessor", ctypes.c_uint32)]
 
 
 class Result(ctypes.Structure):
@@ -77,7 +78,7 @@ class Executor:
             lambda _, address, size: int(self.base <= address and address + size <= self.end))
         self.epoch = ctypes.CFUNCTYPE(ctypes.c_uint64, ctypes.c_void_p)(lambda _: 1)
         self.host = Host(self.table.version, ctypes.sizeof(Host), None, ctypes.cast(self.live, ctypes.c_void_p), ctypes.cast(self.epoch, ctypes.c_void_p), self.base,
-                         arena_bytes, None)
+                         arena_bytes, None, 4, 1536)
         self.session = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.POINTER(Host), ctypes.c_int)(self.table.open)(ctypes.byref(self.host), threads)
         assert self.session, "the executor refused the session"
         self.call = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_uint32, ctypes.c_uint64, ctypes.c_char_p, ctypes.c_size_t,

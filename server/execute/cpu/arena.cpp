@@ -96,13 +96,29 @@ std::optional<uint64_t> Arena::take_file(uint64_t size) {
   return std::nullopt;
 }
 
-std::string Arena::create(uint64_t handle, uint64_t size, uint64_t device) {
+void Arena::give_back(uint64_t offset, uint64_t size) {
+  fallocate(memory_, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, static_cast<off_t>(offset), static_cast<off_t>(size));
+  auto next = file_free_.lower_bound(offset);
+  if (next != file_free_.end() && offset + size == next->first) {
+    size += next->second;
+    next = file_free_.erase(next);
+  }
+  if (next != file_free_.begin() && std::prev(next)->first + std::prev(next)->second == offset) std::prev(next)->second += size;
+  else file_free_[offset] = size;
+}
+
+std::string Arena::check_new(uint64_t handle, uint64_t size) const {
   if (!size || size % kGranule || size > size_) return "not whole granules";
   if (!handle || physical_.count(handle)) return "the handle is taken";
   if (physical_.size() >= kPhysicalMax) return "too many handles";
+  return {};
+}
+
+std::string Arena::create(uint64_t handle, uint64_t size, uint64_t device) {
+  if (auto e = check_new(handle, size); !e.empty()) return e;
   auto offset = take_file(size);
   if (!offset) return "the device's file is full";
-  physical_[handle] = {*offset, size, device};
+  physical_.try_emplace(handle, Physical{*offset, size, device});
   mapped_ += size;
   peak_ = std::max(peak_, mapped_);
   return {};
@@ -110,20 +126,15 @@ std::string Arena::create(uint64_t handle, uint64_t size, uint64_t device) {
 
 void Arena::free_if_unused(uint64_t handle, Freed& freed) {
   auto i = physical_.find(handle);
-  Physical p = i->second;
+  const Physical& p = i->second;
   if (!p.released || p.mappings) return;
-  physical_.erase(i);
-  fallocate(memory_, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, static_cast<off_t>(p.offset), static_cast<off_t>(p.size));
-  mapped_ -= p.size;
-  freed.device = p.device;
-  freed.bytes += p.size;
-  auto next = file_free_.lower_bound(p.offset);
-  if (next != file_free_.end() && p.offset + p.size == next->first) {
-    p.size += next->second;
-    next = file_free_.erase(next);
+  if (!p.foreign) {
+    give_back(p.offset, p.size);
+    mapped_ -= p.size;
+    freed.device = p.device;
+    freed.bytes += p.size;
   }
-  if (next != file_free_.begin() && std::prev(next)->first + std::prev(next)->second == p.offset) std::prev(next)->second += p.size;
-  else file_free_[p.offset] = p.size;
+  physical_.erase(i);
 }
 
 std::string Arena::release(uint64_t handle, Freed& freed) {
@@ -147,7 +158,8 @@ std::string Arena::map(uint64_t address, uint64_t size, uint64_t handle, uint64_
   if (i == physical_.end() || i->second.released) return "there is no such physical memory";
   Physical& p = i->second;
   if (offset % kGranule || offset > p.size || size > p.size - offset) return "not inside the physical memory";
-  void* at = mmap(reinterpret_cast<void*>(address), size, PROT_NONE, MAP_SHARED | MAP_FIXED, memory_, static_cast<off_t>(p.offset + offset));
+  int file = p.foreign ? p.foreign.get() : memory_;
+  void* at = mmap(reinterpret_cast<void*>(address), size, PROT_NONE, MAP_SHARED | MAP_FIXED, file, static_cast<off_t>(p.offset + offset));
   if (at == MAP_FAILED) return std::string("mmap: ") + strerror(errno);
   std::fill_n(state_.begin() + static_cast<ptrdiff_t>(first), count, kVirtual);
   mappings_[address] = {size, handle};
@@ -183,6 +195,30 @@ std::string Arena::unmap_virtual(uint64_t address, uint64_t size, Freed& freed) 
     --physical_[i->second.handle].mappings;
     free_if_unused(i->second.handle, freed);
   }
+  return {};
+}
+
+// ---- memory between sessions ----
+
+std::string Arena::locate(uint64_t handle, uint64_t address, uint64_t size, FilePart& part) const {
+  if (handle) {
+    auto i = physical_.find(handle);
+    if (i == physical_.end() || i->second.released) return "there is no such physical memory";
+    if (i->second.foreign) return "the memory is another session's";
+    part = {i->second.offset, i->second.size};
+    return {};
+  }
+  size_t first, count;
+  if (!granules(address, size, first, count)) return kNotGranules;
+  if (!all(first, count, kLive)) return "not mapped";
+  part = {address - address_, size};
+  return {};
+}
+
+std::string Arena::import(uint64_t handle, uint64_t device, Descriptor file, FilePart part) {
+  if (auto e = check_new(handle, part.size); !e.empty()) return e;
+  if (!file || part.offset % kGranule) return "not a part of a session's memory";
+  physical_.try_emplace(handle, Physical{part.offset, part.size, device, std::move(file)});
   return {};
 }
 

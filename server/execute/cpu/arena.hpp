@@ -40,6 +40,13 @@ class Arena {
   // Null: there is no such handle.
   const uint64_t* device_of(uint64_t handle) const;
 
+  // Memory between sessions. Sharing gives away a part of the file; whoever maps it sees the same bytes. Imported memory is its owner's: it is not
+  // counted here. When the owner frees it, CUDA leaves undefined what the importer sees; here it reads as zeros until the owner uses the place again.
+  using FilePart = Device::FilePart;
+  int file() const { return memory_; }
+  std::string locate(uint64_t handle, uint64_t address, uint64_t size, FilePart& part) const;
+  std::string import(uint64_t handle, uint64_t device, Descriptor file, FilePart part);
+
   // Is every byte of [address, address + bytes) mapped? Zero bytes are live anywhere.
   bool live(uint64_t address, uint64_t bytes) const;
   // `height` rows of `width` bytes, `pitch` apart.
@@ -55,6 +62,7 @@ class Arena {
  private:
   struct Physical {
     uint64_t offset, size, device;  // offset in the file
+    Descriptor foreign{};           // the file, when it is another session's
     uint64_t mappings = 0;
     bool released = false;
   };
@@ -66,7 +74,9 @@ class Arena {
   bool all(size_t first, size_t count, uint8_t state) const;
   bool whole_mappings(uint64_t address, uint64_t size) const;
   void vacate(uint64_t address, uint64_t size);
+  std::string check_new(uint64_t handle, uint64_t size) const;
   std::optional<uint64_t> take_file(uint64_t size);
+  void give_back(uint64_t offset, uint64_t size);
   void free_if_unused(uint64_t handle, Freed& freed);
   uint64_t address_ = 0, size_ = 0, mapped_ = 0, peak_ = 0, epoch_ = 1;
   int memory_ = -1;

@@ -57,6 +57,11 @@ class CpuDevice final : public Device {
   std::string unmap_virtual(uint64_t address, uint64_t size, Freed& freed) override { return arena_.unmap_virtual(address, size, freed); }
   std::string access(const wire::MemoryAccess& m) override { return arena_.access(m.address, m.size, m.accessible != 0); }
   const uint64_t* device_of(uint64_t handle) const override { return arena_.device_of(handle); }
+  int file() const override { return arena_.file(); }
+  std::string locate(const wire::MemoryShare& m, FilePart& part) const override { return arena_.locate(m.handle, m.address, m.size, part); }
+  std::string import(const wire::MemoryImport& m, Descriptor file, FilePart part) override {
+    return arena_.import(m.handle, m.device, std::move(file), part);
+  }
   bool live(uint64_t address, uint64_t bytes) const override { return arena_.live(address, bytes); }
   bool live(uint64_t address, uint64_t pitch, uint64_t width, uint64_t height) const override { return arena_.live(address, pitch, width, height); }
   uint64_t memory_epoch() const override { return arena_.epoch(); }

@@ -157,7 +157,18 @@ Failure FakeLink::dispatch(Sent& s, std::vector<std::byte>& answer, std::vector<
     case Opcode::memory_release:
     case Opcode::memory_map:
     case Opcode::memory_unmap:
-    case Opcode::memory_access: return {};
+    case Opcode::memory_access:
+    case Opcode::memory_unshare: return {};
+    case Opcode::memory_share:
+      if (auto [i, isnew] = shared_.try_emplace(s.as<wire::MemoryShare>().secret, s.as<wire::MemoryShare>().size); !isnew) complain("secret taken");
+      return {};
+    case Opcode::memory_import: {
+      auto m = s.as<wire::MemoryImport>();
+      auto i = shared_.find(m.secret);
+      if (i == shared_.end()) return {400, wire::ErrorClass::refused, "memory_import", "not shared"};
+      if (i->second != m.size) complain("imported with another size");
+      return {};
+    }
     case Opcode::lease: {
       auto [device, bytes] = s.as<wire::Lease>();
       w.put(wire::LeaseReply{leases_.at(device) = std::max(std::min(bytes, memory_total), mapped_of(device))});

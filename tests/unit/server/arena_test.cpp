@@ -2,6 +2,7 @@
 #include <sys/mman.h>
 
 #include <cstring>
+#include <memory>
 
 #include "server/execute/cpu/arena.hpp"
 #include "tests/unit/catch.hpp"
@@ -174,4 +175,41 @@ TEST_CASE("arena: the file behind handles joins what is given back") {
     REQUIRE(a.release(6, freed) == "");
   }
   CHECK(a.mapped() == 0);
+}
+
+TEST_CASE("arena: memory of another session shows at one's own addresses, is not counted, and stays when its owner goes") {
+  uint64_t size = 16 * kGranule, base = free_range(size);
+  auto owner = std::make_unique<Arena>();
+  REQUIRE(owner->reserve(base, size));
+  REQUIRE(owner->map(base + kGranule, 2 * kGranule) == "");
+  *at(base + 2 * kGranule) = 42;
+  Arena::FilePart part;
+  CHECK(owner->locate(0, base, kGranule, part) != "");  // not mapped
+  CHECK(owner->locate(0, base + kGranule + 1, kGranule, part) != "");
+  CHECK(owner->locate(9, 0, 0, part) != "");
+  REQUIRE(owner->locate(0, base + kGranule, 2 * kGranule, part) == "");
+
+  uint64_t there = free_range(size);
+  Arena importer;
+  Arena::Freed freed;
+  using djinn::server::Descriptor;
+  REQUIRE(importer.reserve(there, size));
+  CHECK(importer.import(7, 0, Descriptor(), part) != "");
+  CHECK(importer.import(7, 0, Descriptor::duplicate(owner->file()), {part.offset + 1, part.size}) != "");
+  CHECK(importer.import(7, 0, Descriptor::duplicate(owner->file()), {part.offset, 0}) != "");
+  REQUIRE(importer.import(7, 0, Descriptor::duplicate(owner->file()), part) == "");
+  CHECK(importer.import(7, 0, Descriptor::duplicate(owner->file()), part) != "");  // the handle is taken
+  CHECK(importer.locate(7, 0, 0, part) != "");                                     // not one's own
+  REQUIRE(importer.map(there, 2 * kGranule, 7, 0) == "");
+  REQUIRE(importer.access(there, 2 * kGranule, true) == "");
+  CHECK(*at(there + kGranule) == 42);
+  *at(there) = 7;
+  CHECK(*at(base + kGranule) == 7);
+  CHECK(importer.mapped() == 0);
+  owner.reset();
+  CHECK(*at(there) == 7);
+  REQUIRE(importer.release(7, freed) == "");
+  REQUIRE(importer.unmap_virtual(there, 2 * kGranule, freed) == "");
+  CHECK(freed.bytes == 0);
+  CHECK_FALSE(importer.live(there, 1));
 }

@@ -73,3 +73,27 @@ TEST_CASE("queue: holds what the credit window allows and no more") {
   CHECK(bytes.push(batch(1, wire::kCreditBytes)));
   CHECK_FALSE(bytes.push(batch(1, 2 * wire::kCreditBytes)));
 }
+
+TEST_CASE("channel: a file travels with its message, and with no other") {
+  auto [a, b] = pair();
+  int ends[2];
+  REQUIRE(pipe(ends) == 0);
+  Descriptor reader(ends[0]), writer(ends[1]);
+  ChannelMessage m;
+  m.kind = ChannelKind::import_granted;
+  m.names.assign(3000, "more than one packet");
+  m.file = std::move(writer);
+  REQUIRE(a.send(m));
+  m.names.clear();
+  m.file = Descriptor();
+  REQUIRE(a.send(m));
+  ChannelMessage with, without;
+  while (b.receive(with, true) == Channel::Got::nothing) {}
+  while (b.receive(without, true) == Channel::Got::nothing) {}
+  CHECK_FALSE(without.file);
+  REQUIRE(with.file);
+  REQUIRE(write(with.file.get(), "x", 1) == 1);
+  char c;
+  REQUIRE(read(reader.get(), &c, 1) == 1);
+  CHECK(c == 'x');
+}

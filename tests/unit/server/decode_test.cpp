@@ -35,6 +35,9 @@ std::vector<Sample> samples() {
       fixed(Opcode::memory_map, wire::MemoryMap{kBase + kEach, wire::kGranule, 4, 0}),
       fixed(Opcode::memory_access, wire::MemoryAccess{kBase + kEach, wire::kGranule, 1}),
       fixed(Opcode::memory_unmap, wire::MapMemory{kBase + kEach, wire::kGranule}),
+      fixed(Opcode::memory_share, wire::MemoryShare{{3, 4}, 0, kBase, wire::kGranule}),
+      fixed(Opcode::memory_import, wire::MemoryImport{{1, 2}, 11, wire::kGranule, 0}),
+      fixed(Opcode::memory_unshare, wire::Secret{1, 2}),
       fixed(Opcode::memory_release, wire::Handle{4}),
       fixed(Opcode::upload, wire::Upload{0, kBase, 20, 20, 1}),
       fixed(Opcode::download, wire::Download{3, kBase, 64, 20, 3}),
@@ -265,4 +268,20 @@ TEST_CASE("decode: noise crashes nothing and never passes the checks") {
     f.session.report().flush(static_cast<uint64_t>(i));
   }
   for (size_t device : {0u, 1u}) CHECK(f.session.holding(device).mapped <= f.session.holding(device).lease);
+}
+
+TEST_CASE("decode: shared memory is imported with its secret, size and device only, and not after it is withdrawn") {
+  Fixture f;
+  auto code = [&](Opcode o, const auto& fixed_part) { return f.run(o, fixed(o, fixed_part).payload).code; };
+  CHECK(code(Opcode::memory_share, wire::MemoryShare{{5, 6}, 0, kBase + 2 * kEach, wire::kGranule}) == cuda_error::invalid_value);
+  CHECK(code(Opcode::memory_share, wire::MemoryShare{{5, 6}, 77, 0, 0}) == cuda_error::invalid_resource_handle);
+  REQUIRE(code(Opcode::memory_share, wire::MemoryShare{{5, 6}, 0, kBase, wire::kGranule}) == 0);
+  CHECK(code(Opcode::memory_share, wire::MemoryShare{{5, 6}, 0, kBase, wire::kGranule}) == cuda_error::invalid_resource_handle);
+  CHECK(code(Opcode::memory_import, wire::MemoryImport{{5, 7}, 11, wire::kGranule, 0}) == cuda_error::invalid_resource_handle);
+  CHECK(code(Opcode::memory_import, wire::MemoryImport{{5, 6}, 11, 2 * wire::kGranule, 0}) == cuda_error::invalid_value);
+  CHECK(code(Opcode::memory_import, wire::MemoryImport{{5, 6}, 11, wire::kGranule, 1}) == cuda_error::invalid_value);
+  REQUIRE(code(Opcode::memory_import, wire::MemoryImport{{5, 6}, 11, wire::kGranule, 0}) == 0);
+  CHECK(f.session.holding(0).mapped == 0);  // it is its owner's
+  CHECK(code(Opcode::memory_unshare, wire::Secret{5, 6}) == 0);
+  CHECK(code(Opcode::memory_import, wire::MemoryImport{{5, 6}, 12, wire::kGranule, 0}) == cuda_error::invalid_resource_handle);
 }

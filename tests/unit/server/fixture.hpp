@@ -47,6 +47,12 @@ class CountingDevice final : public Device {
     auto i = physical.find(handle);
     return i == physical.end() ? nullptr : &i->second.device;
   }
+  int file() const override { return -1; }
+  std::string locate(const wire::MemoryShare& m, FilePart& part) const override { return part = {m.address, m.size}, ""; }
+  std::string import(const wire::MemoryImport& m, Descriptor, FilePart part) override {
+    ++calls;
+    return physical.try_emplace(m.handle, Freed{m.device, 0}).second && part.size == m.size ? "" : "not so";
+  }
   bool live(uint64_t a, uint64_t n) const override { return !n || (a >= kBase && a - kBase <= kLive && n <= kLive - (a - kBase)); }
   bool live(uint64_t a, uint64_t pitch, uint64_t width, uint64_t height) const override {
     unsigned __int128 extent = height > 1 ? static_cast<unsigned __int128>(pitch) * (height - 1) + width : width;
@@ -87,7 +93,7 @@ struct Fixture {
               if (p.release) p.release(const_cast<void*>(p.data), p.hint);
             return true;
           };
-          s.ask_lease = [](size_t, uint64_t wanted) { return wanted; };
+          s.ask_broker = [this](const ChannelMessage& m, ChannelKind answer) { return ask_broker(m, answer); };
           s.no_executor = "there is none in this test";
           return s;
         }()) {
@@ -97,6 +103,20 @@ struct Fixture {
     session.kernels[6].module = 5;
   }
   ~Fixture() { drop_answer(); }
+  // What a broker would say.
+  std::map<wire::Secret, std::pair<uint64_t, uint64_t>> shares{{{1, 2}, {kBase, wire::kGranule}}};  // offset, size
+  std::optional<ChannelMessage> ask_broker(const ChannelMessage& m, ChannelKind kind) {
+    ChannelMessage answer;
+    answer.kind = kind;
+    answer.number = m.number;
+    if (m.kind == ChannelKind::share && !shares.try_emplace(m.secret, m.offset, m.size).second) answer.text = "taken";
+    if (m.kind == ChannelKind::unshare && !shares.erase(m.secret)) answer.text = "nothing";
+    if (m.kind == ChannelKind::import_wanted) {
+      if (auto i = shares.find(m.secret); i == shares.end()) answer.text = "nothing";
+      else std::tie(answer.offset, answer.size) = i->second;
+    }
+    return answer;
+  }
   void drop_answer() {
     for (auto& p : session.answer_bulk) p.release(const_cast<void*>(p.data), p.hint);
     session.answer_bulk.clear();
