@@ -6,6 +6,7 @@
 #include <thread>
 
 #include "interpose/batch/counters.hpp"
+#include "interpose/shadow/activity.hpp"
 #include "interpose/shadow/error.hpp"
 #include "interpose/shadow/event.hpp"
 
@@ -37,6 +38,12 @@ std::unique_lock<std::mutex> lock_soon(std::mutex& mutex) {
     __builtin_ia32_pause();
   }
   return std::unique_lock(mutex);
+}
+
+std::vector<wire::Timing> take_timings(wire::Reader& r) {
+  std::vector<wire::Timing> all;
+  while (r.ok() && r.left() >= sizeof(wire::Timing)) all.push_back(r.get<wire::Timing>());
+  return all;
 }
 
 std::span<const std::byte> bytes_of(const djinn_span& s) { return {static_cast<const std::byte*>(s.data), s.size}; }
@@ -79,6 +86,8 @@ Ticket Log::append_locked(uint32_t opcode, uint16_t flags, std::span<const std::
   }
   ++count_;
   count(counters().posted);
+  if (activity::names(opcode)) activity::take_name(opcode, payload);
+  if (activity::profiling()) activity::posted(opcode, next_, payload);
   return next_++;
 }
 
@@ -325,6 +334,7 @@ void Log::take_record(const wire::Record& record, std::span<const djinn_part> bu
     case wire::ReportOpcode::event_done:
       if (auto e = r.get<wire::EventDone>(); r.finished()) event_done(e);
       break;
+    case wire::ReportOpcode::timings: activity::timed(take_timings(r)); break;
     case wire::ReportOpcode::pushed: take_pushed(r, bulk.subspan(record.bulk_first, record.head.bulk)); break;
   }
 }

@@ -17,6 +17,7 @@
 
 #include "interpose/batch/configuration.hpp"
 #include "interpose/batch/counters.hpp"
+#include "interpose/shadow/activity.hpp"
 #include "interpose/shadow/error.hpp"
 #include "interpose/shadow/fault.hpp"
 
@@ -284,7 +285,7 @@ djinn_scope& scope() {
   return s;
 }
 
-Work begin_work(const char*) {
+Work begin_work(const char* name) {
   djinn_scope& s = scope();
   if (s.depth > 0) {
     if (s.id) return Work::scoped;
@@ -294,6 +295,7 @@ Work begin_work(const char*) {
   }
   if (!open_session() || session()->log.lost()) return Work::refuse;
   count(counters().calls);
+  if (activity::profiling()) activity::name_work(name);
   return Work::run;
 }
 

@@ -10,6 +10,7 @@
 #include "interpose/batch/counters.hpp"
 #include "interpose/batch/session.hpp"
 #include "interpose/encode/graph.hpp"
+#include "interpose/shadow/activity.hpp"
 #include "interpose/shadow/device.hpp"
 #include "interpose/shadow/error.hpp"
 #include "interpose/shadow/event.hpp"
@@ -233,6 +234,7 @@ cudaError_t copy(const Copy2D& c, cudaMemcpyKind kind, uint64_t stream, bool asy
     if (way != cudaMemcpyHostToHost) return begin_work(name), cudaSuccess;
   }
   if (to_device || from_device) count(counters().calls);
+  activity::Call traced(name, activity::profiling() && pinned_device(to_device ? c.source : c.destination));
   if (capturing()) {
     bool captured;
     if (cudaError_t e = capture_copy(c, way, stream, asynchronous, captured); e || captured) return fail(e);
@@ -258,6 +260,7 @@ cudaError_t fill(void* p, size_t pitch, uint32_t value, uint32_t element, size_t
   if (!device_extent(p, pitch, width, height)) return fail(cudaErrorInvalidValue);
   if (scope().depth > 0) return begin_work(name), cudaSuccess;
   count(counters().calls);
+  activity::Call traced(name);
   wire::Fill f{stream, reinterpret_cast<uint64_t>(p), pitch, width, height, value, element};
   return fail(post_on(stream, cudaGraphNodeTypeMemset, wire::Opcode::fill, f));
 }

@@ -2,6 +2,7 @@
 #include <cstdio>
 
 #include "interpose/batch/session.hpp"
+#include "interpose/shadow/activity.hpp"
 #include "interpose/shadow/device.hpp"
 #include "interpose/shadow/error.hpp"
 #include "interpose/shadow/event.hpp"
@@ -73,6 +74,7 @@ DJINN_EXPORT cudaError_t cudaDeviceSynchronize(void) {
   if (cudaError_t e = need_context()) return fail(e);
   if (scope().depth > 0) return cudaSuccess;
   if (cudaError_t e = capturing() ? refuse_device_wide() : cudaSuccess) return fail(e);
+  activity::Call traced("cudaDeviceSynchronize");
   session()->log.wait_executed(session()->log.last());
   if (cudaError_t e = take_async_error()) return e;
   return fail(session_error());

@@ -4,6 +4,7 @@
 
 #include "interpose/batch/session.hpp"
 #include "interpose/encode/graph.hpp"
+#include "interpose/shadow/activity.hpp"
 #include "interpose/shadow/device.hpp"
 #include "interpose/shadow/event.hpp"
 
@@ -114,6 +115,7 @@ DJINN_EXPORT cudaError_t cudaGraphLaunch(cudaGraphExec_t exec, cudaStream_t s) {
     if (refused == cudaErrorStreamCaptureUnsupported) say_absent("cudaGraphLaunch in a capturing stream", "graphs inside graphs are not built yet");
     if (refused) return fail(refused);
   }
+  activity::Call traced("cudaGraphLaunch");
   return fail(launch_graph(*e.graph, id(s)));
 }
 // The commands are with the server since the capture.

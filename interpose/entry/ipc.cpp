@@ -1,5 +1,6 @@
 // Exported: memory and events between processes. A memory handle is the server's business (shadow/sharing); an event that other processes may know of
 // is recorded by waiting for the work before it, so that wherever its handle has come it is complete, and nobody has to ask another session.
+#include <bit>
 #include <cstring>
 
 #include "interpose/batch/session.hpp"
@@ -39,8 +40,7 @@ DJINN_EXPORT cudaError_t cudaIpcGetMemHandle(cudaIpcMemHandle_t* handle, void* p
 DJINN_EXPORT cudaError_t cudaIpcOpenMemHandle(void** p, cudaIpcMemHandle_t handle, unsigned flags) {
   if (!p || flags & ~unsigned{cudaIpcMemLazyEnablePeerAccess}) return fail(cudaErrorInvalidValue);
   if (cudaError_t e = need_context_unsafe()) return fail(e);
-  SharedMemory s;
-  std::memcpy(&s, &handle, sizeof s);
+  auto s = std::bit_cast<SharedMemory>(handle);
   if (s.magic != SharedMemory::kMagic || s.size % wire::kGranule || s.offset >= s.size) return fail(cudaErrorInvalidResourceHandle);
   if (s.session == session()->opened.session) return fail(cudaErrorDeviceUninitialized);
   uint64_t address;
@@ -69,8 +69,7 @@ DJINN_EXPORT cudaError_t cudaIpcGetEventHandle(cudaIpcEventHandle_t* handle, cud
 DJINN_EXPORT cudaError_t cudaIpcOpenEventHandle(cudaEvent_t* event, cudaIpcEventHandle_t handle) {
   if (!event) return fail(cudaErrorInvalidValue);
   if (cudaError_t e = need_context()) return fail(e);
-  SharedEvent s;
-  std::memcpy(&s, &handle, sizeof s);
+  auto s = std::bit_cast<SharedEvent>(handle);
   if (s.magic != SharedEvent::kMagic) return fail(cudaErrorInvalidResourceHandle);
   *event = reinterpret_cast<cudaEvent_t>(create_event(false, true));
   return cudaSuccess;

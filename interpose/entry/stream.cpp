@@ -2,6 +2,7 @@
 // Mirror: server/decode/stream.cpp, event.cpp.
 #include "interpose/batch/session.hpp"
 #include "interpose/encode/graph.hpp"
+#include "interpose/shadow/activity.hpp"
 #include "interpose/shadow/device.hpp"
 #include "interpose/shadow/event.hpp"
 
@@ -48,6 +49,7 @@ DJINN_EXPORT cudaError_t cudaStreamSynchronize(cudaStream_t s) {
   if (cudaError_t e = need_context()) return fail(e);
   if (!stream_state(id(s))) return fail(cudaErrorInvalidResourceHandle);
   if (cudaError_t e = capturing() ? refuse_in_capture(id(s)) : cudaSuccess) return fail(e);
+  activity::Call traced("cudaStreamSynchronize");
   session()->log.wait_executed(session()->log.last());
   if (cudaError_t e = take_async_error()) return e;
   return fail(session_error());
@@ -133,6 +135,7 @@ DJINN_EXPORT cudaError_t cudaEventSynchronize(cudaEvent_t e) {
   auto event = event_state(id(e));
   if (!event) return fail(cudaErrorInvalidResourceHandle);
   if (cudaError_t error = capturing() || event->captured ? refuse_captured_event(id(e)) : cudaSuccess) return fail(error);
+  activity::Call traced("cudaEventSynchronize");
   session()->log.wait_executed(event->recorded);
   if (cudaError_t error = take_async_error()) return error;
   return fail(session_error());

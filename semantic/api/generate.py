@@ -14,7 +14,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 from api.generator import entry, ledger, prototypes, rules, wire  # noqa: E402
 from api.generator.vocabulary import OverlayError  # noqa: E402
 
-OVERLAY = ("cudart", "driver", "cublas", "cublaslt", "cudnn", "cusparse", "cusparselt", "cusolver", "cufft", "nccl", "nvrtc", "cufile")
+OVERLAY = ("cudart", "driver", "cublas", "cublaslt", "cudnn", "cusparse", "cusparselt", "cusolver", "cufft", "nccl", "cupti", "nvrtc", "cufile")
 
 
 def write(path, lines):

@@ -60,6 +60,7 @@ enum class Opcode : uint32_t {
   graph_destroy = 0x62,  // post Handle
   // session
   counters = 0x70,  // call (empty) → reply control::Counters
+  timings = 0x71,   // call Timings → reply TimingsReply: from now on device work is reported with its times, or no longer
 };
 constexpr uint32_t kGeneratedOpcode = 0x80000000u;
 
@@ -69,6 +70,7 @@ enum class ReportOpcode : uint32_t {
   event_done = 2,  // EventDone
   error = 3,       // Error, then put_string(operation), put_string(text)
   pushed = 4,      // Pushed; the rows packed in the bulk parts
+  timings = 5,     // Timing after Timing to the record's end; each before its ticket is acknowledged
 };
 
 struct MapMemory {
@@ -217,11 +219,20 @@ struct Error {
 struct Pushed {
   uint64_t ticket;
 };
+struct Timings {
+  uint64_t on;  // 0 or 1
+};
+struct TimingsReply {
+  uint64_t nanoseconds;  // of the device's clock, now
+};
+struct Timing {
+  uint64_t ticket, begin, end;  // of the work of one command, by the device's clock
+};
 
 template <class... T>
 constexpr bool kWireLayout = ((std::is_trivially_copyable_v<T> && sizeof(T) % 8 == 0 && std::has_unique_object_representations_v<T>)&&...);
 static_assert(kWireLayout<MapMemory, MemoryCreate, MemoryMap, MemoryAccess, Secret, MemoryShare, MemoryImport, DeviceIndex, Lease, LeaseReply,
                           MemoryInfo, Upload, Download, Copy, Fill, Reduce, Handle, StreamCreate, StreamWait, EventRecord, ModuleLoad, KernelGet,
-                          Launch, GraphAdd, GraphLaunch, Reply, EventDone, Error, Pushed>);
+                          Launch, GraphAdd, GraphLaunch, Reply, EventDone, Error, Pushed, Timings, TimingsReply, Timing>);
 
 }  // namespace djinn::wire

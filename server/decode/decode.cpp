@@ -26,6 +26,15 @@ Failure counters(Session& s, const Command& c) {
   return {};
 }
 
+Failure timings(Session& s, const Command& c) {
+  wire::Timings t;
+  if (!read_all(c, t)) return malformed("timings");
+  if (t.on > 1) return invalid("timings", "on is 0 or 1");
+  s.time_work(t.on);
+  wire::Writer(s.answer).put(wire::TimingsReply{s.device().timestamp(0)});
+  return {};
+}
+
 static Function find_command(Opcode opcode) {
   switch (opcode) {
     case Opcode::map_memory: return map_memory;
@@ -68,6 +77,7 @@ static Function find_command(Opcode opcode) {
     case Opcode::graph_launch: return graph_launch;
     case Opcode::graph_destroy: return graph_destroy;
     case Opcode::counters: return counters;
+    case Opcode::timings: return timings;
   }
   return nullptr;
 }

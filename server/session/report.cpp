@@ -84,6 +84,10 @@ bool Report::flush(uint64_t executed) {
   return ok;
 }
 
+void Report::timings(std::span<const wire::Timing> all) {
+  if (!all.empty()) add(wire::ReportOpcode::timings, all.front(), std::as_bytes(all.subspan(1)));
+}
+
 djinn_part Report::own(std::unique_ptr<std::byte[]> bytes, size_t size) {
   outstanding_ += size;
   auto* data = bytes.get();

@@ -35,6 +35,7 @@ class Report {
   void event_done(const wire::EventDone& e);
   void error(uint64_t ticket, const Failure& f);
   void pushed(uint64_t ticket, std::span<const djinn_part> bulk);
+  void timings(std::span<const wire::Timing> all);
 
   // Sends what there is, and the acknowledgement of every ticket up to `executed` if that is news. False: the client is gone.
   bool flush(uint64_t executed);

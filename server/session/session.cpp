@@ -16,6 +16,9 @@ using Clock = std::chrono::steady_clock;
 // An acknowledgement of a long batch's first part is not held back for longer than this.
 constexpr auto kReportAgeMax = std::chrono::milliseconds(2);
 
+// Times that wait for the next report.
+constexpr size_t kTimingsMax = 1024;
+
 static uint64_t since(Clock::time_point begin) { return static_cast<uint64_t>(std::chrono::nanoseconds(Clock::now() - begin).count()); }
 
 void Counts::read(wire::control::Counters& c) const {
@@ -116,9 +119,15 @@ void Session::drop_graph_ops(uint64_t graph) {
   if (executor_) setup_.executor->graph_drop(executor_, graph);
 }
 
+void Session::flush_report() {
+  report_.timings(timings_);
+  timings_.clear();
+  report_.flush(executed_);
+}
+
 void Session::await_bulk_room() {
   if (report_.outstanding() <= kReportBulkMax) return;
-  report_.flush(executed_);
+  flush_report();
   report_.await_outstanding(kReportBulkMax);
 }
 
@@ -151,13 +160,34 @@ void Session::conclude(const Command& c, Failure f) {
   }
 }
 
+// What a profiler of the device sees.
+static bool is_work(uint32_t opcode) {
+  if (opcode & wire::kGeneratedOpcode) return true;
+  switch (static_cast<wire::Opcode>(opcode)) {
+    case wire::Opcode::upload:
+    case wire::Opcode::download:
+    case wire::Opcode::push_download:
+    case wire::Opcode::copy:
+    case wire::Opcode::fill:
+    case wire::Opcode::reduce:
+    case wire::Opcode::launch:
+    case wire::Opcode::op_run:
+    case wire::Opcode::op_query:
+    case wire::Opcode::graph_launch: return true;
+    default: return false;
+  }
+}
+
 // False when the session is over.
 bool Session::step(const Command& c) {
   answer.clear();
   answer_bulk.clear();
   if (c.head.opcode != static_cast<uint32_t>(wire::Opcode::download)) report_.await_borrowed();  // a download changes nothing
   ++counts_.commands;
+  const bool timed = timing_ && is_work(c.head.opcode);
+  const uint64_t begin = timed ? device().timestamp(0) : 0;
   Failure f = dispatch(c);
+  if (timed) timings_.push_back({c.ticket, begin, device().timestamp(0)});
   if (f.code && f.error_class == ErrorClass::lost) {
     ended_ = f.operation + ": " + f.text;
     return false;
@@ -165,7 +195,7 @@ bool Session::step(const Command& c) {
   executed_ = c.ticket;
   bool failed = f.code != 0, call = c.head.flags & wire::kFlagCall;
   conclude(c, std::move(f));
-  if (call || report_.full() || (failed && !sticky_)) report_.flush(executed_);
+  if (call || report_.full() || timings_.size() >= kTimingsMax || (failed && !sticky_)) flush_report();
   return true;
 }
 
@@ -180,11 +210,11 @@ bool Session::execute(Batch& batch) {
     const wire::Record& r = batch.records[i];
     alive = step({batch.header.first_ticket + i, r.head, r.payload, std::span(bulk).subspan(r.bulk_first, r.head.bulk)});
     if ((i & 15) == 15 && Clock::now() - reported > kReportAgeMax) {
-      report_.flush(executed_);
+      flush_report();
       reported = Clock::now();
     }
   }
-  report_.flush(executed_);
+  flush_report();
   counts_.execute_nanoseconds += since(batch_begun_);
   return alive;
 }

@@ -149,14 +149,18 @@ class Session {
   void drop_graph_ops(uint64_t graph);
   // A long graph may report much.
   void make_report_room() {
-    if (report_.full()) report_.flush(executed_);
+    if (report_.full()) flush_report();
   }
+  // From the next command on.
+  void time_work(bool on) { timing_ = on; }
 
  private:
   bool step(const Command& c);
   Failure dispatch(const Command& c);
   void conclude(const Command& c, Failure f);
   void open_executor();
+  // Everything that has been executed, and when.
+  void flush_report();
 
   Setup setup_;
   Report report_;
@@ -166,6 +170,8 @@ class Session {
   std::vector<Holding> holdings_;  // per device
   uint64_t executed_ = 0;
   std::chrono::steady_clock::time_point opened_at_ = std::chrono::steady_clock::now(), batch_begun_ = opened_at_;
+  bool timing_ = false;
+  std::vector<wire::Timing> timings_;
   std::optional<Failure> sticky_;
   std::string ended_;
   djinn_executor_host host_{};

@@ -34,6 +34,12 @@ class Suites(Case):
     def test_cuda_graphs(self):
         self.passes("cuda_graphs")
 
+    def test_cuda_ipc(self):
+        self.passes("cuda_ipc")
+
+    def test_cuda_profiler(self):
+        self.passes("cuda_profiler")
+
     def test_cuda_memory(self):
         self.passes("cuda_memory")
 

@@ -136,6 +136,10 @@ void FakeLink::execute(Sent& s) {
   } else if (s.opcode() == Opcode::push_download) {
     report(wire::ReportOpcode::pushed, wire::Pushed{s.ticket}, {}, rows);
   }
+  if (timing_ && (s.opcode() == Opcode::fill || s.opcode() == Opcode::copy || s.opcode() == Opcode::op_run)) {
+    uint64_t begin = clock_ += 1000;
+    report(wire::ReportOpcode::timings, wire::Timing{s.ticket, begin, clock_ += 1000}, {});
+  }
 }
 
 Failure FakeLink::dispatch(Sent& s, std::vector<std::byte>& answer, std::vector<std::vector<std::byte>>& rows) {
@@ -174,6 +178,10 @@ Failure FakeLink::dispatch(Sent& s, std::vector<std::byte>& answer, std::vector<
       w.put(wire::LeaseReply{leases_.at(device) = std::max(std::min(bytes, memory_total), mapped_of(device))});
       return {};
     }
+    case Opcode::timings:
+      timing_ = s.as<wire::Timings>().on != 0;
+      w.put(wire::TimingsReply{clock_ += 1000});
+      return {};
     case Opcode::memory_info: w.put(wire::MemoryInfo{memory_total - mapped_of(s.as<wire::DeviceIndex>().device), memory_total, 0, 0}); return {};
     case Opcode::upload:
     case Opcode::download:

@@ -100,6 +100,7 @@ class FakeLink {
   std::atomic<uint64_t> executed_{0}, most_tickets_{0}, most_bytes_{0};
 
   // the worker's state, under deliver_
+  bool timing_ = false;
   std::map<wire::Secret, uint64_t> shared_;              // → size
   std::map<uint64_t, std::vector<std::byte>> granules_;  // empty vector: mapped, never written
   std::set<uint64_t> streams_{0, 1, 2};

@@ -56,6 +56,7 @@ std::vector<Sample> samples() {
       fixed(Opcode::kernel_get, wire::KernelGet{10, 5}),
       fixed(Opcode::launch, wire::Launch{6, 0, {1, 2, 3}, {32, 2, 1}, 0, 0}),
       {Opcode::counters, {}},
+      fixed(Opcode::timings, wire::Timings{1}),
   };
   for (Sample& s : v) {
     if (s.opcode == Opcode::upload) wire::Writer(s.payload).put_bytes("01234567890123456789", 20);
