@@ -10,6 +10,7 @@
 #include <unordered_set>
 #include <vector>
 
+#include "hooks/python/module_path.hpp"
 #include "hooks/torch/classify.hpp"
 #include "hooks/torch/host.hpp"
 #include "hooks/torch/scope.hpp"
@@ -99,6 +100,7 @@ DJINN_HOOK_EXPORT int djinn_torch_start(const djinn_hook_host* table, char* erro
   }
   djinn::hook::host = table;
   if (table->op_level()) djinn::hook::scan();
+  djinn::hook::track_modules();
   return 0;
 } catch (const std::exception& e) {
   std::snprintf(error, size, "the PyTorch hook could not start: %s", e.what());

@@ -9,6 +9,7 @@
 #include "interpose/shadow/activity.hpp"
 #include "interpose/shadow/error.hpp"
 #include "interpose/shadow/event.hpp"
+#include "interpose/shadow/module_path.hpp"
 
 namespace djinn {
 
@@ -44,6 +45,12 @@ std::vector<wire::Timing> take_timings(wire::Reader& r) {
   std::vector<wire::Timing> all;
   while (r.ok() && r.left() >= sizeof(wire::Timing)) all.push_back(r.get<wire::Timing>());
   return all;
+}
+
+// "aten::embedding in transformer.wte"
+std::string in_module(std::string_view operation, Ticket t) {
+  std::string path = module_path(module_of(t));
+  return std::string(operation) + (path.empty() || operation.empty() ? "" : " in " + path);
 }
 
 std::span<const std::byte> bytes_of(const djinn_span& s) { return {static_cast<const std::byte*>(s.data), s.size}; }
@@ -86,6 +93,7 @@ Ticket Log::append_locked(uint32_t opcode, uint16_t flags, std::span<const std::
   }
   ++count_;
   count(counters().posted);
+  note_module(next_, scope().module);
   if (activity::names(opcode)) activity::take_name(opcode, payload);
   if (activity::profiling()) activity::posted(opcode, next_, payload);
   return next_++;
@@ -268,9 +276,10 @@ void Log::wait_until(const std::function<bool()>& done) {
 // The waiting caller is told later, when everything that the reply implies holds (on_frame).
 bool Log::take_reply(wire::Reader& r, const wire::Record& record, std::span<const djinn_part> bulk, Ticket& ticket) {
   auto head = r.get<wire::Reply>();
+  std::string place;
   std::string_view operation, text;
   if (head.status) {
-    operation = r.get_string(wire::kNameBytesMax);
+    operation = (place = in_module(r.get_string(wire::kNameBytesMax), head.ticket));
     text = r.get_string(wire::kErrorTextMax);
   }
   if (!r.ok()) return false;
@@ -303,7 +312,7 @@ bool Log::take_reply(wire::Reader& r, const wire::Record& record, std::span<cons
 
 void Log::take_error(wire::Reader& r) {
   auto e = r.get<wire::Error>();
-  auto operation = r.get_string(wire::kNameBytesMax);
+  auto operation = in_module(r.get_string(wire::kNameBytesMax), e.ticket);
   auto text = r.get_string(wire::kErrorTextMax);
   if (!r.ok()) return;
   if (e.error_class == wire::ErrorClass::lost) lose_session(("djinn-gpu-server ended the session: " + error_words(operation, text)).c_str());

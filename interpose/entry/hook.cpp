@@ -15,6 +15,7 @@
 #include "interpose/encode/graph.hpp"
 #include "interpose/entry/hook_host.hpp"
 #include "interpose/shadow/error.hpp"
+#include "interpose/shadow/module_path.hpp"
 
 namespace djinn {
 
@@ -102,6 +103,7 @@ const djinn_hook_host kHost = {
     reinterpret_cast<const int*>(&captures),
     post_op,
     sticky_error_for_hook,
+    module_number,
 };
 
 }  // namespace

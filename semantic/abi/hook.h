@@ -8,7 +8,7 @@
 extern "C" {
 #endif
 
-#define DJINN_HOOK_VERSION 2
+#define DJINN_HOOK_VERSION 3
 
 /* One per thread. While depth > 0 every entry point of libdjinn.so drops device work (launch, fill, H2D and D2D copies, void library calls), and
  * fails what would hand a device value to the host, setting `abort` and `why`. The hook resets abort before it enters and reads it after. */
@@ -19,6 +19,7 @@ typedef struct djinn_scope {
   uint64_t dropped; /* device work dropped in this scope, for statistics */
   uint32_t id;      /* non-zero with --check: calls are forwarded with kFlagScoped instead of dropped */
   const char* op;   /* "aten::mm", for messages */
+  uint32_t module;  /* number of the path of the program's module that is being called, from host->module; 0: not known */
 } djinn_scope;
 
 typedef struct djinn_span {
@@ -69,6 +70,8 @@ typedef struct djinn_hook_host {
   int (*post_op)(void* stream, const void* payload, size_t size, int* recorded);
   /* A sticky error that has arrived, as every launch returns it; else 0. Asked before each op is posted. */
   int (*sticky_error)(char* text, size_t size);
+  /* A number for a module's path ("transformer.h.3.attn"), the same each time; 0 when there are too many. */
+  uint32_t (*module)(const char* path);
 } djinn_hook_host;
 
 /* In libdjinn_torch.so. Returns 0, or fills `error` with one sentence. */

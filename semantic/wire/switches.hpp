@@ -9,10 +9,11 @@
 namespace djinn::wire {
 
 inline constexpr std::string_view kSwitches[] = {
-    "shape_cache",  // hook: outputs of known calls are made without running PyTorch's kernel
-    "idle_flush",   // client: a batch leaves as soon as the server has nothing to do
-    "placement",    // executor: results are computed where the client wants them, instead of copied there
-    "pool",         // executor: temporary memory is kept for the next op
+    "shape_cache",   // hook: outputs of known calls are made without running PyTorch's kernel
+    "idle_flush",    // client: a batch leaves as soon as the server has nothing to do
+    "module_paths",  // hook: errors name the module whose op it was
+    "placement",     // executor: results are computed where the client wants them, instead of copied there
+    "pool",          // executor: temporary memory is kept for the next op
 };
 
 struct Switches {

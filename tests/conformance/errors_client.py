@@ -165,5 +165,63 @@ def delivered_once():
     assert torch.ones(3, device=D).sum().item() == 3
 
 
+class Inner(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.table = torch.nn.Embedding(4, 3)
+
+    def forward(self, i):
+        return self.table(i)
+
+
+class Outer(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layers = torch.nn.ModuleList([Inner(), Inner(), Inner()])
+
+    def forward(self, i):
+        return sum(layer(i if n != 1 else 3 * i) for n, layer in enumerate(self.layers))
+
+
+@case("the module's path: of the layer whose index is wrong", alone=True)
+def module_path():
+    m = Outer().to(D)
+    m(index(1)).sum().backward()
+    asserts(lambda: m(index(2)), "aten::embedding in layers.1.table", "out of range")
+
+
+@case("no module: op and reason alone", alone=True)
+def module_path_none():
+    x = torch.ones(4, device=D)
+    assert "aten::gather: " in text_of(lambda: (x.gather(0, torch.tensor([7], device=D)), torch.cuda.synchronize()))
+
+
+@case("the module's path after an exception inside, hooks, another thread, a compiled region and a module in place of one that is gone", alone=True)
+def module_path_changes():
+    import gc
+    import threading
+    m = Outer().to(D)
+    seen = []
+    handle = m.layers[0].register_forward_hook(lambda *_: seen.append(1))
+    assert text_of(lambda: m(torch.ones(2, 2, 2, device=D)))  # not indices: raised inside
+    other = threading.Thread(target=lambda: m(index(1)))
+    other.start()
+    other.join()
+    assert torch.equal(torch.compile(m, backend="eager", fullgraph=True)(index(1)), m(index(1)))
+    handle.remove()
+    assert len(seen) >= 2
+    for n in range(60):  # each in the memory of one that was called something else
+        m.layers[n % 3] = Inner().to(D)
+        m(index(1))
+        gc.collect()
+    asserts(lambda: m(index(2)), "aten::embedding in layers.1.table", "out of range")
+
+
+@case("no_module_paths: op and reason alone", alone=True, env={"DJINN_PERF": "no_module_paths"})
+def module_path_off():
+    m = Outer().to(D)
+    asserts(lambda: m(index(2)), "aten::embedding: ", "out of range")
+
+
 if __name__ == "__main__":
     main()

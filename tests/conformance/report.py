@@ -30,9 +30,13 @@ DIFFERENCES = [
                  "GPU's, as they differ between GPUs. TF32 is accepted as a setting and not imitated"),
     ("Random numbers", "[randomness.md](randomness.md) says per op what is drawn as on CUDA; derived, not verified on hardware"),
     ("Time", "events, the profiler and utilization tell the server's times on a CPU. Streams keep their order and do not overlap"),
+    ("torch.profiler", "where a GPU's trace has kernels, this one has ops, copies and fills with the server's times, all in one stream; a CUDA graph's launch "
+                       "is one piece of work. Missing: grids, occupancy and hardware counters, records of events and of the driver's calls"),
+    ("Memory between processes", "both need the same server. Recording an event that other processes may know of (`interprocess=True`, and PyTorch's own when "
+                                 "it sends a tensor) waits for the work before it; on a GPU it does not"),
     ("Device properties", "a small device of compute capability 12.0 that names itself \"Djinn CPU device\"; libraries that choose kernels by them choose "
                           "such a device's"),
-    ("2:4 semi-structured sparsity (cuSPARSELt), communicators of several processes (NCCL), child and conditional nodes of CUDA graphs",
+    ("2:4 semi-structured sparsity (cuSPARSELt), communicators of several processes (NCCL), child and conditional nodes of CUDA graphs, graphs that allocate",
      "not built; refused by name"),
     ("Reads outside of a tensor in library kernels", "CUDA may return garbage or a sticky error; here the server refuses or computes what the CPU's kernel "
                                                      "does with the addresses, never outside the session's own memory"),

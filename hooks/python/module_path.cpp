@@ -1,0 +1,204 @@
+// See module_path.hpp. Python's functions are found in the process: nothing here is built for a version of it, all of them are of its stable ABI.
+#include "hooks/python/module_path.hpp"
+
+#include <dlfcn.h>
+
+#include <mutex>
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+#include "hooks/torch/host.hpp"
+
+namespace djinn::hook {
+
+namespace {
+
+// ---- the interpreter ----
+
+struct PyObject;
+using Function = PyObject* (*)(PyObject*, PyObject*);
+struct PyMethodDef {
+  const char* name;
+  Function function;
+  int flags;
+  const char* doc;
+};
+constexpr int kNoArguments = 4, kOneArgument = 8, kFileInput = 257;  // METH_NOARGS, METH_O, Py_file_input
+
+struct Python {
+  int (*AddPendingCall)(int (*)(void*), void*);
+  PyObject* (*GetModuleDict)();
+  PyObject* (*GetItemString)(PyObject*, const char*);
+  int (*SetItemString)(PyObject*, const char*, PyObject*);
+  PyObject* (*NewDict)();
+  PyObject* (*GetBuiltins)();
+  PyObject* (*Compile)(const char*, const char*, int);
+  PyObject* (*Eval)(PyObject*, PyObject*, PyObject*);
+  PyObject* (*NewFunction)(PyMethodDef*, PyObject*, PyObject*);
+  PyObject* (*CallTwo)(PyObject*, ...);
+  const char* (*Text)(PyObject*, ssize_t*);
+  void (*IncRef)(PyObject*);
+  void (*DecRef)(PyObject*);
+  void (*ClearError)();
+  PyObject* none;
+  bool find() {
+    auto get = [](auto& f, const char* name) { return (f = reinterpret_cast<std::decay_t<decltype(f)>>(dlsym(RTLD_DEFAULT, name))) != nullptr; };
+    return get(AddPendingCall, "Py_AddPendingCall") && get(GetModuleDict, "PyImport_GetModuleDict") && get(GetItemString, "PyDict_GetItemString") &&
+           get(SetItemString, "PyDict_SetItemString") && get(NewDict, "PyDict_New") && get(GetBuiltins, "PyEval_GetBuiltins") &&
+           get(Compile, "Py_CompileString") && get(Eval, "PyEval_EvalCode") && get(NewFunction, "PyCFunction_New") &&
+           get(CallTwo, "PyObject_CallFunctionObjArgs") && get(Text, "PyUnicode_AsUTF8AndSize") && get(IncRef, "Py_IncRef") &&
+           get(DecRef, "Py_DecRef") && get(ClearError, "PyErr_Clear") && get(none, "_Py_NoneStruct");
+  }
+  PyObject* nothing() const { return IncRef(none), none; }
+} python;
+
+// ---- where this thread is ----
+
+struct Place {
+  uint32_t number;  // of the path, as the host counts them
+  PyObject* module;
+};
+std::vector<Place>& places() {
+  static thread_local std::vector<Place> p;
+  return p;
+}
+
+// What a module was called when it was first called inside another, until it is destroyed: its address may then be another's.
+struct Names {
+  std::mutex mutex;
+  std::unordered_map<PyObject*, std::vector<std::pair<uint32_t, uint32_t>>> of;  // module → (number of the outer, its number)
+  std::unordered_map<uint32_t, std::string> prefixes;                            // of what is inside; none: the path begins there
+  PyObject* name = nullptr;                                                      // the function below
+};
+Names& names() {
+  static Names* n = new Names;
+  return *n;
+}
+
+uint32_t known(uint32_t outer, PyObject* module) {
+  std::lock_guard lock(names().mutex);
+  if (auto i = names().of.find(module); i != names().of.end())
+    for (auto [o, number] : i->second)
+      if (o == outer) return number;
+  return 0;
+}
+
+// Asks Python what the module is called inside the outer one. A module that is not of it begins a path of its own, with the name of its class.
+uint32_t learn(const Place& outer, PyObject* module) {
+  PyObject* answer = python.CallTwo(names().name, outer.module ? outer.module : python.none, module, nullptr);
+  const char* text = answer ? python.Text(answer, nullptr) : nullptr;
+  if (!text) {
+    python.ClearError();
+    if (answer) python.DecRef(answer);
+    return 0;
+  }
+  bool inside = text[0] == '.';
+  std::lock_guard lock(names().mutex);
+  std::string prefix = inside ? names().prefixes[outer.number] : std::string();
+  std::string path = inside ? (prefix.empty() ? text + 1 : prefix + text) : text;
+  uint32_t number = host->module(path.c_str());
+  if (inside) names().prefixes[number] = path;
+  names().of[module].emplace_back(outer.number, number);
+  python.DecRef(answer);
+  return number;
+}
+
+PyObject* enter(PyObject*, PyObject* module) {
+  auto& stack = places();
+  Place outer = stack.empty() ? Place{0, nullptr} : stack.back();
+  uint32_t number = known(outer.number, module);
+  if (!number) number = learn(outer, module);
+  stack.push_back({number, module});
+  scope().module = number;
+  return python.nothing();
+}
+
+PyObject* leave(PyObject*, PyObject*) {
+  auto& stack = places();
+  if (!stack.empty()) stack.pop_back();
+  scope().module = stack.empty() ? 0 : stack.back().number;
+  return python.nothing();
+}
+
+// By the address that Python calls id().
+PyObject* forget(PyObject*, PyObject* id) {
+  if (const char* text = python.Text(id, nullptr)) {
+    std::lock_guard lock(names().mutex);
+    names().of.erase(reinterpret_cast<PyObject*>(std::strtoull(text, nullptr, 10)));
+  } else {
+    python.ClearError();
+  }
+  return python.nothing();
+}
+
+PyMethodDef functions[] = {
+    {"enter", enter, kOneArgument, nullptr}, {"leave", leave, kNoArguments, nullptr}, {"forget", forget, kOneArgument, nullptr}};
+
+// Runs once, in a namespace of its own that holds the three functions.
+constexpr const char* kSource = R"(
+import functools, weakref
+import torch
+
+def surround(enter, leave, forget):
+    original, is_compiling, alive = torch.nn.Module.__call__, torch.compiler.is_compiling, {}
+
+    def name(outer, module):
+        key = id(module)
+
+        def gone(_):
+            alive.pop(key, None)
+            forget(str(key))
+        if key not in alive:
+            alive[key] = weakref.ref(module, gone)
+        if outer is not None:
+            for path, inner in outer.named_modules():
+                if inner is module and path:
+                    return "." + path
+        return type(module).__name__
+
+    @functools.wraps(original)
+    def call(self, *args, **kwargs):
+        if is_compiling():
+            return original(self, *args, **kwargs)
+        enter(self)
+        try:
+            return original(self, *args, **kwargs)
+        finally:
+            leave()
+    torch.nn.Module.__call__ = call
+    return name
+
+name = surround(enter, leave, forget)
+)";
+
+// With the interpreter's lock. 0: a pending call has done what it could, and says nothing to the program.
+int surround(void*) {
+  if (!python.GetItemString(python.GetModuleDict(), "torch.nn.modules.module")) return 0;
+  PyObject *space = python.NewDict(), *code = python.Compile(kSource, "<djinn>", kFileInput), *done = nullptr;
+  if (space && code) {
+    python.SetItemString(space, "__builtins__", python.GetBuiltins());
+    for (PyMethodDef& f : functions)
+      if (PyObject* o = python.NewFunction(&f, nullptr, nullptr)) {
+        python.SetItemString(space, f.name, o);
+        python.DecRef(o);
+      }
+    done = python.Eval(code, space, space);
+    names().name = done ? python.GetItemString(space, "name") : nullptr;
+  }
+  if (!names().name) {
+    python.ClearError();
+    host->log(1, "Djinn cannot follow the program's modules: errors will not name them");
+  }
+  if (done) python.DecRef(done);
+  if (code) python.DecRef(code);
+  return 0;  // `space` stays: the functions live in it
+}
+
+}  // namespace
+
+void track_modules() {
+  if (host->perf("module_paths") && python.find()) python.AddPendingCall(surround, nullptr);
+}
+
+}  // namespace djinn::hook
