@@ -141,7 +141,8 @@ import functools, weakref
 import torch
 
 def surround(enter, leave, forget):
-    original, is_compiling, alive = torch.nn.Module.__call__, torch.compiler.is_compiling, {}
+    original, compiling, alive = torch.nn.Module.__call__, torch.compiler.is_dynamo_compiling, {}
+    plain = original is torch.nn.Module._wrapped_call_impl
 
     def name(outer, module):
         key = id(module)
@@ -159,10 +160,12 @@ def surround(enter, leave, forget):
 
     @functools.wraps(original)
     def call(self, *args, **kwargs):
-        if is_compiling():
+        if compiling():
             return original(self, *args, **kwargs)
         enter(self)
         try:
+            if plain and self._compiled_call_impl is None:  # what original does, without its frame
+                return self._call_impl(*args, **kwargs)
             return original(self, *args, **kwargs)
         finally:
             leave()
