@@ -9,7 +9,7 @@ unset LD_PRELOAD
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 # The first is the default; DJINN_TORCH_VERSION=2.15.0 before any script here means that one. A build has a hook and an executor for each that is there.
-readonly torch_versions=(2.14.1 2.15.0) python_version=3.11
+readonly torch_versions=(2.14.1 2.15.0 2.13.0) python_version=3.11
 readonly torch_version=${DJINN_TORCH_VERSION:-${torch_versions[0]}}
 if [[ " ${torch_versions[*]} " != *" $torch_version "* ]]; then
   echo "djinn: DJINN_TORCH_VERSION=$torch_version is none of: ${torch_versions[*]}" >&2
