@@ -7,6 +7,8 @@
 #include <cstdint>
 #include <type_traits>
 
+#include "semantic/graph/vocabulary.hpp"
+
 namespace djinn::wire {
 
 enum class Opcode : uint32_t {
@@ -58,6 +60,12 @@ enum class Opcode : uint32_t {
   graph_add = 0x60,      // post GraphAdd, then the payload of the command that it keeps
   graph_launch = 0x61,   // post GraphLaunch
   graph_destroy = 0x62,  // post Handle
+  // meaning (semantic/graph): what the program is doing; nothing that is computed depends on it, and a server may ignore it
+  meaning_context = 0x80,    // post MeaningContext, then put_string(module path), put_string(the program's own label); a define of a live id replaces it
+  meaning_step = 0x81,       // post MeaningStep: a step is over, and what it was
+  meaning_residency = 0x82,  // post put_array<uint64_t>({address of a storage's first byte, DataResidency} again and again)
+  meaning_memory = 0x83,     // post MeaningMemory: the program's living tensors, now
+  meaning_name = 0x84,       // post put_string(name): what the program calls its session
   // session
   counters = 0x70,  // call (empty) → reply control::Counters
   timings = 0x71,   // call Timings → reply TimingsReply: from now on device work is reported with its times, or no longer
@@ -196,6 +204,19 @@ struct GraphLaunch {
   uint64_t first, count;  // commands of the graph: copies between host and device cut it into ranges
 };
 
+struct MeaningContext {
+  uint64_t id;     // 1 to kContextsMax - 1; ops name it
+  uint64_t phase;  // graph::ExecutionPhase; `forward` is what the op's step turns out to be
+};
+struct MeaningStep {
+  uint64_t step;           // number, as its ops named it; 32 bits, never 0
+  uint64_t phase;          // graph::ExecutionPhase
+  uint64_t queries, keys;  // lengths that the first attention met; 0 = none
+};
+struct MeaningMemory {
+  uint64_t bytes[graph::kDataResidencies.size()];  // by graph::DataResidency
+};
+
 struct Reply {
   uint64_t ticket;
   int32_t status;  // cudaError_t of the command itself; 0 = success, else put_string(operation), put_string(text) follow instead of its own payload
@@ -233,6 +254,6 @@ template <class... T>
 constexpr bool kWireLayout = ((std::is_trivially_copyable_v<T> && sizeof(T) % 8 == 0 && std::has_unique_object_representations_v<T>)&&...);
 static_assert(kWireLayout<MapMemory, MemoryCreate, MemoryMap, MemoryAccess, Secret, MemoryShare, MemoryImport, DeviceIndex, Lease, LeaseReply,
                           MemoryInfo, Upload, Download, Copy, Fill, Reduce, Handle, StreamCreate, StreamWait, EventRecord, ModuleLoad, KernelGet,
-                          Launch, GraphAdd, GraphLaunch, Reply, EventDone, Error, Pushed, Timings, TimingsReply, Timing>);
+                          Launch, GraphAdd, GraphLaunch, MeaningContext, MeaningStep, MeaningMemory, Reply, EventDone, Error, Pushed, Timings, TimingsReply, Timing>);
 
 }  // namespace djinn::wire

@@ -53,5 +53,7 @@ DJINN_CONTROL_TYPE(Opened)
 DJINN_CONTROL_TYPE(Refused)
 DJINN_CONTROL_TYPE(Counters)
 DJINN_CONTROL_TYPE(StatsReply)
+DJINN_CONTROL_TYPE(GraphWanted)
+DJINN_CONTROL_TYPE(Graph)
 
 }  // namespace djinn::wire::control

@@ -16,7 +16,7 @@
 namespace djinn::wire::control {
 
 constexpr uint32_t kControlMagic = 0x434e4a44;  // "DJNC"
-enum class Kind : uint16_t { open = 1, opened = 2, refused = 3, stats = 4, stats_reply = 5 };
+enum class Kind : uint16_t { open = 1, opened = 2, refused = 3, stats = 4, stats_reply = 5, graph = 6, graph_reply = 7 };
 struct ControlHeader {
   uint32_t magic = kControlMagic;
   uint16_t version = 1;  // = wire::kVersion; a server answers any version with `refused` in words
@@ -84,6 +84,19 @@ struct Refused {
     a(reason);
   }
 };
+// What a session's program is doing, as its hooks say (semantic/graph); empty where nothing says it.
+struct Meaning {
+  std::string name;            // the program's own, of its session
+  uint32_t phase = 0;          // graph::ExecutionPhase of the latest op
+  std::string module, label;   // of the latest op that has one
+  std::vector<uint64_t> steps; // by phase: those that are over
+  std::vector<uint64_t> ops, nanoseconds;  // by phase
+  std::vector<uint64_t> memory;            // bytes of living tensors by graph::DataResidency
+  template <class A>
+  void serialize(A& a) {
+    a(name, phase, module, label, steps, ops, nanoseconds, memory);
+  }
+};
 // Counters of one session, also the reply to the `counters` command (there through the same archive).
 struct Counters {
   uint64_t session = 0;
@@ -91,10 +104,12 @@ struct Counters {
   std::string client_host, program;
   uint64_t frames = 0, bytes = 0, commands = 0, ops = 0, calls = 0, launches_validated = 0, violations = 0, launches_refused = 0, errors = 0;
   uint64_t memory_bytes = 0, memory_peak = 0, execute_nanoseconds = 0;
+  uint64_t open_nanoseconds = 0, queued = 0;  // since it was opened; commands that have arrived and not been executed
+  Meaning meaning;
   template <class A>
   void serialize(A& a) {
     a(session, client_pid, worker_pid, client_host, program, frames, bytes, commands, ops, calls, launches_validated, violations, launches_refused,
-      errors, memory_bytes, memory_peak, execute_nanoseconds);
+      errors, memory_bytes, memory_peak, execute_nanoseconds, open_nanoseconds, queued, meaning);
   }
 };
 struct StatsReply {
@@ -108,6 +123,47 @@ struct StatsReply {
   template <class A>
   void serialize(A& a) {
     a(version, pid, sessions_opened, sessions_ended, refused_opens, rejected, sessions, ended, memory_total, memory_leased);
+  }
+};
+
+// The semantically rich graph of one session, summed up over its life: an op of a module in a phase is a node, tensors are edges.
+struct GraphWanted {
+  uint64_t session = 0;
+  template <class A>
+  void serialize(A& a) {
+    a(session);
+  }
+};
+struct GraphNode {
+  std::string op, module, label;
+  uint32_t phase = 0;  // graph::ExecutionPhase
+  uint64_t count = 0, nanoseconds = 0, flops = 0;
+  uint64_t bytes_written = 0;
+  std::vector<uint64_t> bytes_read;  // by graph::DataResidency
+  template <class A>
+  void serialize(A& a) {
+    a(op, module, label, phase, count, nanoseconds, flops, bytes_written, bytes_read);
+  }
+};
+struct GraphEdge {
+  uint32_t from = 0, to = 0;  // indices of nodes: who wrote the tensor, who read it
+  uint32_t residency = 0;     // graph::DataResidency, when it was read last
+  uint64_t count = 0, bytes = 0;
+  uint64_t lifetime_ops = 0;  // ops between writing and reading, summed over `count`
+  template <class A>
+  void serialize(A& a) {
+    a(from, to, residency, count, bytes, lifetime_ops);
+  }
+};
+struct Graph {
+  uint64_t session = 0;
+  Meaning meaning;
+  std::vector<GraphNode> nodes;
+  std::vector<GraphEdge> edges;
+  uint64_t nodes_left_out = 0, edges_left_out = 0;  // beyond the limits: ops, and reads, that are in no node or edge
+  template <class A>
+  void serialize(A& a) {
+    a(session, meaning, nodes, edges, nodes_left_out, edges_left_out);
   }
 };
 

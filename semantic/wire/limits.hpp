@@ -37,6 +37,15 @@ constexpr uint64_t kGraphBytesMax = 256ull << 20;     // of all graphs: payloads
 constexpr uint32_t kGraphTensorsMax = kTensorIdsMax;  // of all graphs: tensor descriptions that their ops name
 // Parameters of one kernel launch: the hardware's limit is 32,764 bytes since sm_70 with CUDA 12.1.
 constexpr uint32_t kLaunchParamBytesMax = 32768;
+// Contexts of one session (a module path in a phase under a label): the largest models have some ten thousand modules.
+constexpr uint32_t kContextsMax = 1u << 18;
+// The program's own names: of a phase, of the session.
+constexpr uint32_t kLabelBytesMax = 64;
+// Storages in one meaning_residency.
+constexpr uint32_t kResidenciesMax = 4096;
+// A session's graph, as it is kept and as it travels (4 MiB): a training step of a large model has some thousand nodes. What comes after is counted.
+constexpr uint32_t kGraphNodesMax = 8192;
+constexpr uint32_t kGraphEdgesMax = 32768;
 // A control message (open, statistics). The op list of a torch build is about 100 KiB and travels as a blob inside it.
 constexpr uint32_t kControlBytesMax = 4u << 20;
 constexpr uint32_t kControlStringMax = 1u << 20;

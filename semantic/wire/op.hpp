@@ -39,7 +39,7 @@ enum OpFlag : uint32_t {
   kFillUninitialised = 4,
   kAllowTf32 = 8,
   kGeneratorInMemory = 32,  // with kHasGenerator: the section is a GeneratorInMemory
-  kModuleGiven = 16,        // last: put_string(module path), put_string(phase); not sent yet
+  kContextGiven = 16,       // last: one word, OpContext
 };
 struct Generator {
   uint64_t seed, offset, offset_after;  // Philox: of the default or the given CUDA generator, before and after the original kernel
@@ -49,6 +49,12 @@ struct Generator {
 struct GeneratorInMemory {
   uint64_t seed_address, offset_address;  // one uint64_t each, in live memory
   uint64_t intragraph, intragraph_after;  // added to the offset: before and after the original kernel
+};
+
+// What the op is part of (semantic/graph). Always the record's last word.
+struct OpContext {
+  uint32_t context;  // id of a meaning_context
+  uint32_t step;     // number of the step (the outermost call of a module) that it belongs to; 0 = none
 };
 
 enum class Tag : uint8_t {

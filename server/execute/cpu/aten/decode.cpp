@@ -425,12 +425,7 @@ void Decoder::sections(uint32_t flags) {
     out_->generator.offset = word();
     out_->generator.offset_after = word();
   }
-  if (flags & kModuleGiven)  // module path and phase: for reports only, checked and left aside
-    for (int i = 0; i < 2 && !problem_; i++) {
-      uint64_t bytes = word();
-      if (bytes > wire::kNameBytesMax) return fail("module path beyond kNameBytesMax");
-      text(static_cast<uint32_t>(bytes));
-    }
+  if (flags & kContextGiven) word();  // read by server/session/meaning
 }
 
 bool Decoder::decode(const Op& op, const OpHead& head, std::span<const std::byte> body, Decoded& out, std::vector<uint32_t>* places) {
@@ -443,7 +438,7 @@ bool Decoder::decode(const Op& op, const OpHead& head, std::span<const std::byte
   out.clear();
   out.flags = head.flags;
   epoch_ = tensors_.epoch();
-  constexpr uint32_t kKnown = kHasGenerator | kDeterministic | kFillUninitialised | kAllowTf32 | kGeneratorInMemory | kModuleGiven;
+  constexpr uint32_t kKnown = kHasGenerator | kDeterministic | kFillUninitialised | kAllowTf32 | kGeneratorInMemory | kContextGiven;
   if (head.flags & ~kKnown) return fail("op record with unknown flags"), false;
   if (head.arguments != op.arguments.size() || head.outputs != op.returns.size()) return fail("op record whose counts do not fit the schema"), false;
   for (index_ = 0; index_ < head.arguments && !problem_; index_++) argument(op.arguments[index_]);
