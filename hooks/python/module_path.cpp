@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "hooks/torch/host.hpp"
+#include "hooks/torch/meaning.hpp"
 
 namespace djinn::hook {
 
@@ -38,6 +39,7 @@ struct Python {
   PyObject* (*NewFunction)(PyMethodDef*, PyObject*, PyObject*);
   PyObject* (*CallTwo)(PyObject*, ...);
   const char* (*Text)(PyObject*, ssize_t*);
+  void* (*Address)(PyObject*);
   void (*IncRef)(PyObject*);
   void (*DecRef)(PyObject*);
   void (*ClearError)();
@@ -47,7 +49,7 @@ struct Python {
     return get(AddPendingCall, "Py_AddPendingCall") && get(GetModuleDict, "PyImport_GetModuleDict") && get(GetItemString, "PyDict_GetItemString") &&
            get(SetItemString, "PyDict_SetItemString") && get(NewDict, "PyDict_New") && get(GetBuiltins, "PyEval_GetBuiltins") &&
            get(Compile, "Py_CompileString") && get(Eval, "PyEval_EvalCode") && get(NewFunction, "PyCFunction_New") &&
-           get(CallTwo, "PyObject_CallFunctionObjArgs") && get(Text, "PyUnicode_AsUTF8AndSize") && get(IncRef, "Py_IncRef") &&
+           get(CallTwo, "PyObject_CallFunctionObjArgs") && get(Text, "PyUnicode_AsUTF8AndSize") && get(Address, "PyLong_AsVoidPtr") && get(IncRef, "Py_IncRef") &&
            get(DecRef, "Py_DecRef") && get(ClearError, "PyErr_Clear") && get(none, "_Py_NoneStruct");
   }
   PyObject* nothing() const { return IncRef(none), none; }
@@ -109,6 +111,7 @@ PyObject* enter(PyObject*, PyObject* module) {
   Place outer = stack.empty() ? Place{0, nullptr} : stack.back();
   uint32_t number = known(outer.number, module);
   if (!number) number = learn(outer, module);
+  if (meaning::on()) meaning::enter_module();
   stack.push_back({number, module});
   scope().module = number;
   return python.nothing();
@@ -116,6 +119,7 @@ PyObject* enter(PyObject*, PyObject* module) {
 
 PyObject* leave(PyObject*, PyObject*) {
   auto& stack = places();
+  if (meaning::on()) meaning::leave_module();
   if (!stack.empty()) stack.pop_back();
   scope().module = stack.empty() ? 0 : stack.back().number;
   return python.nothing();
@@ -132,15 +136,34 @@ PyObject* forget(PyObject*, PyObject* id) {
   return python.nothing();
 }
 
-PyMethodDef functions[] = {
-    {"enter", enter, kOneArgument, nullptr}, {"leave", leave, kNoArguments, nullptr}, {"forget", forget, kOneArgument, nullptr}};
+PyObject* step(PyObject*, PyObject*) {
+  meaning::enter_optimizer();
+  return python.nothing();
+}
 
-// Runs once, in a namespace of its own that holds the three functions.
+PyObject* stepped(PyObject*, PyObject*) {
+  meaning::leave_optimizer();
+  return python.nothing();
+}
+
+// The storage of a parameter or buffer, by its address.
+PyObject* own(PyObject*, PyObject* storage) {
+  if (void* address = python.Address(storage)) meaning::own(static_cast<c10::StorageImpl*>(address));
+  else python.ClearError();
+  return python.nothing();
+}
+
+PyMethodDef functions[] = {{"enter", enter, kOneArgument, nullptr},   {"leave", leave, kNoArguments, nullptr},
+                           {"forget", forget, kOneArgument, nullptr}, {"step", step, kNoArguments, nullptr},
+                           {"stepped", stepped, kNoArguments, nullptr}, {"own", own, kOneArgument, nullptr}};
+
+// Runs once, in a namespace of its own that holds these functions. A module's weights are named when it is first called, when they are moved or
+// replaced (_apply, registration), so that a step costs nothing for them.
 constexpr const char* kSource = R"(
 import functools, weakref
 import torch
 
-def surround(enter, leave, forget):
+def follow_modules(enter, leave, forget, weights):
     original, compiling, alive = torch.nn.Module.__call__, torch.compiler.is_dynamo_compiling, {}
     plain = original is torch.nn.Module._wrapped_call_impl
 
@@ -152,6 +175,7 @@ def surround(enter, leave, forget):
             forget(str(key))
         if key not in alive:
             alive[key] = weakref.ref(module, gone)
+        weights(module)
         if outer is not None:
             for path, inner in outer.named_modules():
                 if inner is module and path:
@@ -172,7 +196,58 @@ def surround(enter, leave, forget):
     torch.nn.Module.__call__ = call
     return name
 
-name = surround(enter, leave, forget)
+def follow_weights(own):
+    def one(tensor):
+        try:
+            if tensor is not None and tensor.is_cuda:
+                own(tensor.untyped_storage()._cdata)
+        except Exception:  # a subclass without storage
+            pass
+
+    def weights(module):
+        for tensor in (*module._parameters.values(), *module._buffers.values()):
+            one(tensor)
+    apply = torch.nn.Module._apply
+
+    @functools.wraps(apply)
+    def _apply(self, *args, **kwargs):
+        result = apply(self, *args, **kwargs)
+        weights(self)
+        return result
+    torch.nn.Module._apply = _apply
+    registered = lambda module, name, tensor: one(tensor)
+    torch.nn.modules.module.register_module_parameter_registration_hook(registered)
+    torch.nn.modules.module.register_module_buffer_registration_hook(registered)
+    return weights
+
+def follow_optimizers(step, stepped):
+    compiling, hook = torch.compiler.is_dynamo_compiling, torch.optim.Optimizer.profile_hook_step
+
+    def surround(function):
+        @functools.wraps(function)
+        def call(*args, **kwargs):
+            if compiling():
+                return function(*args, **kwargs)
+            step()
+            try:
+                return function(*args, **kwargs)
+            finally:
+                stepped()
+        return call
+
+    def classes(base):
+        for c in base.__subclasses__():
+            yield c
+            yield from classes(c)
+    # PyTorch surrounds a class's step when the first optimizer of it is made; those that it has surrounded already
+    for c in classes(torch.optim.Optimizer):
+        if getattr(c.__dict__.get("step"), "hooked", False):
+            c.step = surround(c.step)
+    torch.optim.Optimizer.profile_hook_step = staticmethod(lambda function: surround(hook(function)))
+
+name = follow_modules(enter, leave, forget, follow_weights(own) if meaning else lambda module: None)
+if meaning:
+    follow_optimizers(step, stepped)
 )";
 
 // With the interpreter's lock. 0: a pending call has done what it could, and says nothing to the program.
@@ -186,6 +261,7 @@ int surround(void*) {
         python.SetItemString(space, f.name, o);
         python.DecRef(o);
       }
+    python.SetItemString(space, "meaning", meaning::on() ? python.GetItemString(space, "own") : python.none);
     done = python.Eval(code, space, space);
     names().name = done ? python.GetItemString(space, "name") : nullptr;
   }

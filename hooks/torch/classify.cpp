@@ -6,6 +6,7 @@
 #include <unordered_set>
 
 #include "hooks/torch/host.hpp"
+#include "hooks/torch/meaning.hpp"
 
 namespace djinn::hook {
 
@@ -136,6 +137,7 @@ std::unique_ptr<Op> classify(const c10::OperatorHandle& handle, c10::DispatchKey
   // rand, randn, bernoulli …: programs of ops too, of an allocation and a draw that has its own kernel and scope
   if (op->random && core && !handle.hasKernelForDispatchKey(key)) return nullptr;
   op->copies = op->name == "aten::copy_";
+  op->role = meaning::role_of(op->name);
   // aten::index has a data-dependent shape for boolean masks only; those abort by themselves
   bool data_dependent = op->name != "aten::index" && (handle.hasTag(at::Tag::dynamic_output_shape) || handle.hasTag(at::Tag::data_dependent_output));
   op->convolves = op->name == "aten::convolution" || op->name == "aten::_convolution";

@@ -26,6 +26,7 @@ class Encoder {
   void generator(const G& g) {
     append({reinterpret_cast<const uint64_t*>(&g), sizeof g / 8});
   }
+  void context(const wire::op::OpContext& c) { words_.push_back(uint64_t{c.step} << 32 | c.context); }  // after everything else
   void tensor(const at::Tensor& t);
 
   size_t position() const { return words_.size(); }

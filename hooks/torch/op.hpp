@@ -16,6 +16,9 @@ enum class Mode : uint8_t {
   server_first,  // outputs depend on data: the server runs it, shapes come back
 };
 
+// What an op is to whoever wants to know what a program is doing (meaning.cpp).
+enum class Role : uint8_t { none, attention, product, softmax, convolution, moves };
+
 struct Op {
   uint32_t id = 0;
   std::string name, overload;
@@ -32,6 +35,7 @@ struct Op {
   bool copies = false;          // aten::copy_: transfers between host and device pass through
   int off_switch = -1;          // argument (dropout_p) that turns the randomness off when it is 0
   bool cacheable = false;
+  Role role = Role::none;
   std::atomic<bool> defined{false};
   ShapeCache cache;
 

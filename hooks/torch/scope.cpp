@@ -20,8 +20,10 @@
 #include <c10/cuda/CUDAStream.h>
 
 #include "hooks/torch/convolution.hpp"
+#include "hooks/torch/each_tensor.hpp"
 #include "hooks/torch/encode.hpp"
 #include "hooks/torch/host.hpp"
+#include "hooks/torch/meaning.hpp"
 #include "hooks/torch/reply.hpp"
 #include "semantic/random/launch.hpp"
 
@@ -39,18 +41,6 @@ namespace {
 
 thread_local bool redoing = false;  // inside Meta kernels and allocations of ours: nothing of it is a scope
 thread_local Encoder encoder;
-
-template <class F>
-void each_tensor(const IValue& v, F f) {
-  if (v.isTensor()) {
-    if (v.toTensor().defined()) f(v.toTensor());
-  } else if (v.isTensorList()) {
-    for (const auto& e : v.toListRef()) f(e.toTensor());
-  } else if (v.isList() && v.toList().elementType()->kind() == c10::TypeKind::OptionalType) {
-    for (const auto& e : v.toListRef())
-      if (e.isTensor() && e.toTensor().defined()) f(e.toTensor());
-  }
-}
 
 bool strided(const at::Tensor& t) { return t.layout() == c10::kStrided && !t.is_nested() && !t.is_quantized() && t.has_storage(); }
 
@@ -355,9 +345,19 @@ class OpScope final : public c10::OperatorKernel {
     return encoder.keyed() && !at::globalContext().deterministicAlgorithms();
   }
 
-  void send(Random& random, const Arguments& about, Path path, uint32_t scope_id = 0) {
+  void finish(Random& random, std::span<const IValue> args, std::span<const IValue> results, uint32_t scope_id = 0) {
     random.encode(encoder);
-    encoder.finish({op_->id, static_cast<uint16_t>(op_->arguments), static_cast<uint16_t>(op_->returns), global_flags() | random.flags(), scope_id});
+    uint32_t flags = global_flags() | random.flags();
+    if (meaning::on())
+      if (auto context = meaning::note(*op_, args, results); context.context) {
+        encoder.context(context);
+        flags |= wire::op::kContextGiven;
+      }
+    encoder.finish({op_->id, static_cast<uint16_t>(op_->arguments), static_cast<uint16_t>(op_->returns), flags, scope_id});
+  }
+
+  void send(Random& random, const Arguments& about, Path path, std::span<const IValue> args, std::span<const IValue> results, uint32_t scope_id = 0) {
+    finish(random, args, results, scope_id);
     char text[2048];
     TORCH_CHECK(!host->sticky_error(text, sizeof text), "CUDA error: ", text);
     if (__atomic_load_n(host->captures, __ATOMIC_RELAXED)) {
@@ -405,7 +405,7 @@ class OpScope final : public c10::OperatorKernel {
         }
       }
     }
-    send(random, about, Path::cached);
+    send(random, about, Path::cached, {stack->data() + base, op_->arguments}, results);
     stack->erase(stack->begin() + static_cast<ptrdiff_t>(base), stack->end());
     for (auto& r : results) stack->push_back(std::move(r));
     return true;
@@ -469,7 +469,7 @@ class OpScope final : public c10::OperatorKernel {
       if (op_->alias[i] >= 0) encoder.alias(static_cast<size_t>(op_->alias[i]));
       else encoder.output((*stack)[base + i]);
     }
-    send(random, about, Path::original, id);
+    send(random, about, Path::original, args, {stack->data() + base, op_->returns}, id);
     if (!moved) remember(cache_key, args, stack, base);
   }
 
@@ -545,7 +545,7 @@ class OpScope final : public c10::OperatorKernel {
     if (!op_->has_writes || !plain(args)) return false;
     for (int a : op_->alias) encoder.alias(static_cast<size_t>(a));
     random.advance(args);
-    send(random, about, Path::redone);
+    send(random, about, Path::redone, args, {});
     for (int a : op_->alias) stack->push_back(args[static_cast<size_t>(a)]);
     return true;
   }
@@ -557,7 +557,7 @@ class OpScope final : public c10::OperatorKernel {
     if (!meta_outputs(handle, args, *about.where, outputs)) return false;
     for (const IValue& o : outputs) encoder.output(o);
     random.advance(args);
-    send(random, about, Path::redone);
+    send(random, about, Path::redone, args, outputs);
     for (auto& o : outputs) stack->push_back(std::move(o));
     return true;
   }
@@ -639,11 +639,11 @@ class OpScope final : public c10::OperatorKernel {
     }
     for (size_t i = 0; i < op_->returns; i++) encoder.none();
     random.advance(args);
-    random.encode(encoder);
-    encoder.finish({op_->id, static_cast<uint16_t>(op_->arguments), static_cast<uint16_t>(op_->returns), global_flags() | random.flags(), 0});
+    finish(random, args, {});
     host->count_op(0, 0, 1);
     PlainState plain;
     auto results = query(*op_, encoder, args, device);
+    if (meaning::on()) meaning::made(*op_, args, results);
     for (auto& r : results) stack->push_back(std::move(r));
   }
 

@@ -13,6 +13,7 @@
 #include "hooks/python/module_path.hpp"
 #include "hooks/torch/classify.hpp"
 #include "hooks/torch/host.hpp"
+#include "hooks/torch/meaning.hpp"
 #include "hooks/torch/scope.hpp"
 
 namespace djinn::hook {
@@ -99,6 +100,7 @@ DJINN_HOOK_EXPORT int djinn_torch_start(const djinn_hook_host* table, char* erro
     return 1;
   }
   djinn::hook::host = table;
+  djinn::hook::meaning::start();
   if (table->op_level()) djinn::hook::scan();
   djinn::hook::track_modules();
   return 0;

@@ -53,6 +53,7 @@ Configuration read() {
   if (const char* s = std::getenv("DJINN_SERVER")) c.server = s;
   c.local = on_off("DJINN_LOCAL", true, c.error);
   c.summary = on_off("DJINN_SUMMARY", true, c.error);
+  c.meaning = on_off("DJINN_MEANING", true, c.error);
   c.level = choice("DJINN_LEVEL", {"auto", "call", "op"}, 0, c.error);
   c.log_level = choice("DJINN_LOG", {"error", "warning", "info", "debug"}, 1, c.error);
   if (const char* l = std::getenv("DJINN_LINK")) c.link = l;

@@ -18,6 +18,7 @@ struct Configuration {
   wire::Switches switches;                     // DJINN_PERF=no_x,no_y
   std::optional<std::vector<size_t>> visible;  // CUDA_VISIBLE_DEVICES; nothing: all devices
   bool blocking = false;                       // CUDA_LAUNCH_BLOCKING=1
+  bool meaning = true;                         // DJINN_MEANING=off: the server is not told what ops are part of
   bool debug_fault = false;                    // DJINN_DEBUG=fault: a touch of device memory names the allocation
   std::string error;                           // not empty: one sentence, and no device
 };

@@ -104,6 +104,8 @@ const djinn_hook_host kHost = {
     post_op,
     sticky_error_for_hook,
     module_number,
+    module_path,
+    [] { return static_cast<int>(configuration().meaning); },
 };
 
 }  // namespace

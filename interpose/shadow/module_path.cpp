@@ -1,6 +1,7 @@
 // See module_path.hpp.
 #include "interpose/shadow/module_path.hpp"
 
+#include <deque>
 #include <mutex>
 #include <unordered_map>
 
@@ -10,7 +11,7 @@ namespace {
 constexpr size_t kPathsMax = 1 << 20;
 struct Paths {
   std::mutex mutex;
-  std::vector<std::string> texts{""};
+  std::deque<std::string> texts{""};  // their addresses stay
   std::unordered_map<std::string, uint32_t> numbers;
 };
 Paths& paths() {
@@ -30,9 +31,9 @@ uint32_t module_number(const char* path) {
   return number;
 }
 
-std::string module_path(uint32_t number) {
+const char* module_path(uint32_t number) {
   std::lock_guard lock(paths().mutex);
-  return number < paths().texts.size() ? paths().texts[number] : std::string();
+  return number < paths().texts.size() ? paths().texts[number].c_str() : "";
 }
 
 }  // namespace djinn

@@ -8,7 +8,7 @@
 extern "C" {
 #endif
 
-#define DJINN_HOOK_VERSION 3
+#define DJINN_HOOK_VERSION 4
 
 /* One per thread. While depth > 0 every entry point of libdjinn.so drops device work (launch, fill, H2D and D2D copies, void library calls), and
  * fails what would hand a device value to the host, setting `abort` and `why`. The hook resets abort before it enters and reads it after. */
@@ -20,6 +20,7 @@ typedef struct djinn_scope {
   uint32_t id;      /* non-zero with --check: calls are forwarded with kFlagScoped instead of dropped */
   const char* op;   /* "aten::mm", for messages */
   uint32_t module;  /* number of the path of the program's module that is being called, from host->module; 0: not known */
+  uint32_t label;   /* number of what the program itself calls what it is doing (djinn_phase_begin), a text as a module's path is; 0: nothing */
 } djinn_scope;
 
 typedef struct djinn_span {
@@ -72,6 +73,10 @@ typedef struct djinn_hook_host {
   int (*sticky_error)(char* text, size_t size);
   /* A number for a module's path ("transformer.h.3.attn"), the same each time; 0 when there are too many. */
   uint32_t (*module)(const char* path);
+  /* The path, or label, of a number; "" for 0. Valid as long as the process. */
+  const char* (*text)(uint32_t number);
+  /* 1: what ops are part of is told to the server (DJINN_MEANING). */
+  int (*meaning)(void);
 } djinn_hook_host;
 
 /* In libdjinn_torch.so. Returns 0, or fills `error` with one sentence. */

@@ -209,7 +209,7 @@ struct MeaningContext {
   uint64_t phase;  // graph::ExecutionPhase; `forward` is what the op's step turns out to be
 };
 struct MeaningStep {
-  uint64_t step;           // number, as its ops named it; 32 bits, never 0
+  uint64_t step;           // number, as its ops named it; 32 bits. 0: a step that no op names, a backward or an optimizer's
   uint64_t phase;          // graph::ExecutionPhase
   uint64_t queries, keys;  // lengths that the first attention met; 0 = none
 };

@@ -1,0 +1,409 @@
+// See meaning.hpp.
+#include "hooks/torch/meaning.hpp"
+
+#include <ATen/ATen.h>
+#include <ATen/SequenceNumber.h>
+#include <ATen/record_function.h>
+#include <c10/core/GradMode.h>
+#include <torch/csrc/autograd/function.h>
+#include <torch/csrc/autograd/graph_task.h>
+
+#include <algorithm>
+#include <array>
+#include <atomic>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <shared_mutex>
+#include <unordered_map>
+#include <vector>
+
+#include "hooks/torch/each_tensor.hpp"
+#include "hooks/torch/host.hpp"
+#include "hooks/torch/residency.hpp"
+
+namespace djinn::hook::meaning {
+
+using graph::DataResidency;
+using graph::ExecutionPhase;
+
+namespace {
+
+bool wanted = false;
+
+// ---- which module made an autograd node ----
+
+// By the number that autograd gives it in its thread. A ring: a forward with more nodes than this forgets the first.
+constexpr size_t kNodesKept = 1 << 16;
+struct Place {
+  uint32_t module = 0, label = 0;
+  friend bool operator==(const Place&, const Place&) = default;
+};
+struct Nodes {
+  struct Made {
+    uint64_t number = ~0ull;
+    Place place;
+  };
+  std::array<Made, kNodesKept> made;
+  uint64_t seen = 0;  // numbers below are noted
+};
+// One per thread that ran a forward, kept: its backward may come when it is gone. Read by autograd's threads without a lock: a torn entry names
+// another module in a summary.
+struct AllNodes {
+  std::shared_mutex mutex;
+  std::unordered_map<uint64_t, std::unique_ptr<Nodes>> of;
+};
+AllNodes& all_nodes() {
+  static AllNodes* n = new AllNodes;
+  return *n;
+}
+Nodes& nodes() {
+  static thread_local Nodes* n = nullptr;
+  if (n) return *n;
+  std::unique_lock lock(all_nodes().mutex);
+  auto& mine = all_nodes().of[at::RecordFunction::currentThreadId()];
+  if (!mine) mine = std::make_unique<Nodes>();
+  return *(n = mine.get());
+}
+
+// Nodes made since the last time belong to where this thread is.
+void note_nodes() {
+  uint64_t next = at::sequence_number::peek();
+  Nodes& n = nodes();
+  if (next == n.seen) return;
+  Place here{scope().module, scope().label};
+  for (uint64_t i = std::max(n.seen, next > kNodesKept ? next - kNodesKept : 0); i < next; i++) n.made[i % kNodesKept] = {i, here};
+  n.seen = next;
+}
+
+Place maker_of(uint64_t thread, uint64_t number) {
+  static thread_local std::pair<uint64_t, Nodes*> latest{~0ull, nullptr};
+  if (latest.first != thread) {
+    std::shared_lock lock(all_nodes().mutex);
+    auto found = all_nodes().of.find(thread);
+    latest = {thread, found == all_nodes().of.end() ? nullptr : found->second.get()};
+    if (!latest.second) latest.first = ~0ull;
+  }
+  if (!latest.second) return {};
+  const Nodes::Made& m = latest.second->made[number % kNodesKept];
+  return m.number == number ? m.place : Place{};
+}
+
+// ---- the step under way in this thread ----
+
+enum class Modality : uint8_t { none, image, audio };
+// Channels of what is an image or a spectrum as it comes from the host, and not features of another network.
+constexpr int64_t kImageChannels[] = {1, 3};
+constexpr int64_t kSpectrumChannelsMax = 128;
+
+struct Step {
+  uint32_t number = 0;  // 0: none
+  uint64_t queries = 0, keys = 0;
+  Modality modality = Modality::none;
+  std::vector<c10::StorageImpl*> fed;  // keys and values of attentions, and what they were copied from
+  // attention that is written out: a product, a softmax over it, another product
+  const c10::StorageImpl* right = nullptr;  // of the last product
+  uint32_t product_module = 0;
+  bool weighed = false;  // its softmax has come
+
+  void begin() {
+    static std::atomic<uint32_t> last{0};
+    std::vector<c10::StorageImpl*> empty = std::move(fed);
+    *this = Step{};
+    fed = std::move(empty);
+    fed.clear();
+    while (!(number = ++last)) {}
+  }
+};
+struct Here {
+  Step step;
+  uint32_t modules = 0;                       // calls under way
+  uint32_t optimizer = 0, optimizer_depth = 0;  // steps under way; modules at the begin of the innermost
+  std::vector<c10::StorageImpl*> optimizer_made;
+};
+Here& here() {
+  static thread_local Here h;
+  return h;
+}
+
+bool requires_grad(std::span<const c10::IValue> values) {
+  bool any = false;
+  for (const auto& v : values) each_tensor(v, [&](const at::Tensor& t) { any |= t.requires_grad(); });
+  return any;
+}
+
+// A step of the server's statistics; number 0: no op names it.
+void tell_step(uint32_t number, ExecutionPhase phase, uint64_t queries = 0, uint64_t keys = 0) {
+  wire::MeaningStep told{number, static_cast<uint64_t>(phase), queries, keys};
+  host->post(static_cast<uint32_t>(wire::Opcode::meaning_step), 0, &told, sizeof told);
+}
+
+// Autograd numbers its passes; each counts once, whatever threads it runs in.
+void note_backward() {
+  static std::atomic<int> latest{-1};
+  int pass = torch::autograd::get_current_graph_task_id();
+  int before = latest.load(std::memory_order_relaxed);
+  if (pass > before && latest.compare_exchange_strong(before, pass)) tell_step(0, ExecutionPhase::backward);
+}
+
+// The program's own label, where it is the name of a phase.
+std::optional<ExecutionPhase> phase_of_label(uint32_t label) {
+  static thread_local std::pair<uint32_t, std::optional<ExecutionPhase>> latest{0, std::nullopt};
+  if (latest.first == label) return latest.second;
+  latest = {label, std::nullopt};
+  std::string_view text = host->text(label);
+  for (size_t p = 0; p < graph::kExecutionPhases.size(); p++)
+    if (graph::kExecutionPhases[p] == text) latest.second = static_cast<ExecutionPhase>(p);
+  return latest.second;
+}
+
+struct Where {
+  ExecutionPhase phase = ExecutionPhase::other;
+  Place place;
+  uint32_t step = 0;
+};
+
+Where where(std::span<const c10::IValue> arguments) {
+  Where w;
+  w.place = {scope().module, scope().label};
+  const Here& h = here();
+  if (auto node = torch::autograd::get_current_node()) {
+    w.phase = ExecutionPhase::backward;
+    note_backward();
+    if (!w.place.module) w.place = maker_of(node->thread_id(), node->sequence_nr());  // else a checkpoint computes its forward again
+  } else if (h.optimizer && h.modules == h.optimizer_depth) {
+    w.phase = ExecutionPhase::optimizer;
+  } else if (h.step.number) {
+    w.phase = ExecutionPhase::forward;
+    w.step = h.step.number;
+  } else if (c10::GradMode::is_enabled() && requires_grad(arguments)) {
+    w.phase = ExecutionPhase::forward;
+  }
+  if (w.place.label)
+    if (auto named = phase_of_label(w.place.label)) w.phase = *named;
+  return w;
+}
+
+// ---- contexts ----
+
+struct Contexts {
+  std::mutex mutex;
+  std::unordered_map<uint64_t, uint32_t> ids;
+};
+
+uint64_t key_of(const Where& w) { return uint64_t{w.place.module} << 32 | uint64_t{w.place.label} << 8 | static_cast<uint64_t>(w.phase); }
+
+// Defined under the lock: who finds the id may name it at once.
+uint32_t define(const Where& w) {
+  static Contexts* contexts = new Contexts;
+  std::lock_guard lock(contexts->mutex);
+  auto [found, fresh] = contexts->ids.try_emplace(key_of(w), 0);
+  if (!fresh) return found->second;
+  if (contexts->ids.size() >= wire::kContextsMax) return 0;
+  found->second = static_cast<uint32_t>(contexts->ids.size());
+  std::vector<std::byte> payload;
+  wire::Writer out(payload);
+  out.put(wire::MeaningContext{found->second, static_cast<uint64_t>(w.phase)});
+  out.put_string(std::string_view(host->text(w.place.module)).substr(0, wire::kNameBytesMax));
+  out.put_string(std::string_view(host->text(w.place.label)).substr(0, wire::kLabelBytesMax));
+  post(wire::Opcode::meaning_context, payload.data(), payload.size());
+  return found->second;
+}
+
+uint32_t context_of(const Where& w) {
+  struct Known {
+    uint64_t key = ~0ull;
+    uint32_t id = 0;
+  };
+  static thread_local std::array<Known, 256> known;
+  uint64_t key = key_of(w);
+  Known& k = known[(key * 0x9E3779B97F4A7C15ull) >> 56];
+  if (k.key != key) k = {key, define(w)};
+  return k.id;
+}
+
+// ---- what shows in the course of a step without autograd ----
+
+bool has_memory(const at::Tensor& t) { return t.defined() && t.is_cuda() && t.has_storage() && t.storage().data(); }
+
+const at::Tensor* tensor_at(std::span<const c10::IValue> values, size_t i) {
+  return i < values.size() && values[i].isTensor() && has_memory(values[i].toTensor()) ? &values[i].toTensor() : nullptr;
+}
+
+void look_at_input(Residencies& r, Step& s, const at::Tensor& t) {
+  if (s.queries || s.modality != Modality::none || !r.is_input(t)) return;
+  if (t.dim() == 4 && (t.size(1) == kImageChannels[0] || t.size(1) == kImageChannels[1])) s.modality = Modality::image;
+  if (t.dim() == 3 && t.size(1) <= kSpectrumChannelsMax) s.modality = Modality::audio;
+}
+
+// The first attention of a step says what it is: encoders come before decoders, a text's own keys before another's.
+void note_lengths(Step& s, int64_t queries, int64_t keys) {
+  if (!s.queries) s.queries = static_cast<uint64_t>(queries), s.keys = static_cast<uint64_t>(keys);
+}
+const c10::StorageImpl* key_of(const at::Tensor& t) { return t.storage().unsafeGetStorageImpl(); }
+
+void look(Residencies& r, Step& s, const Op& op, std::span<const c10::IValue> arguments) {
+  switch (op.role) {
+    case Role::none:
+    case Role::moves: return;
+    case Role::convolution:
+      if (auto* x = tensor_at(arguments, 0)) look_at_input(r, s, *x);
+      return;
+    case Role::attention: {
+      auto *q = tensor_at(arguments, 0), *k = tensor_at(arguments, 1), *v = tensor_at(arguments, 2);
+      if (!q || !k || !v || q->dim() < 3 || k->dim() < 3) return;
+      note_lengths(s, q->size(-2), k->size(-2));
+      r.feed(key_of(*k), s.fed);
+      r.feed(key_of(*v), s.fed);
+      return;
+    }
+    case Role::product: {  // (a, b), or (sum, a, b)
+      auto* b = tensor_at(arguments, op.arguments > 2 ? 2 : 1);
+      if (!b) return;
+      if (s.weighed && s.product_module == scope().module) r.feed(key_of(*b), s.fed);
+      s.right = key_of(*b);
+      s.product_module = scope().module;
+      s.weighed = false;
+      return;
+    }
+    case Role::softmax: {
+      auto* scores = tensor_at(arguments, 0);
+      if (!scores || scores->dim() < 3 || !s.right || s.product_module != scope().module) return;
+      note_lengths(s, scores->size(-2), scores->size(-1));
+      r.feed(s.right, s.fed);
+      s.weighed = true;
+      return;
+    }
+  }
+}
+
+// A copy's destination, and what it was copied from.
+void note_copies(Residencies& r, const Op& op, std::span<const c10::IValue> arguments, std::span<const c10::IValue> results) {
+  const at::Tensor* to = nullptr;
+  for (size_t i = 0; i < op.arguments && !to; i++)
+    if (op.writes[i]) to = tensor_at(arguments, i);
+  if (!to) to = tensor_at(results, 0);
+  if (!to) return;
+  for (const auto& v : arguments)
+    each_tensor(v, [&](const at::Tensor& t) {
+      if (has_memory(t)) r.copied(t, *to);
+    });
+}
+
+void note_tensors(Residencies& r, std::span<const c10::IValue> arguments) {
+  for (const auto& v : arguments)
+    each_tensor(v, [&](const at::Tensor& t) {
+      if (has_memory(t)) r.read(t);
+    });
+}
+
+void note_results(Residencies& r, const Op& op, std::span<const c10::IValue> results, ExecutionPhase phase) {
+  for (size_t i = 0; i < results.size(); i++) {
+    if (i < op.alias.size() && op.alias[i] >= 0) continue;
+    each_tensor(results[i], [&](const at::Tensor& t) {
+      if (!has_memory(t)) return;
+      r.made(t, phase);
+      if (phase == ExecutionPhase::optimizer) here().optimizer_made.push_back(t.storage().unsafeGetStorageImpl());
+    });
+  }
+}
+
+ExecutionPhase kind_of(const Step& s, bool outlived) {
+  if (s.queries && outlived) return s.queries == 1 && s.keys > 1 ? ExecutionPhase::llm_decode : ExecutionPhase::llm_prefill;
+  switch (s.modality) {
+    case Modality::image: return ExecutionPhase::vision_encoding;
+    case Modality::audio: return ExecutionPhase::audio_encoding;
+    case Modality::none: break;
+  }
+  return ExecutionPhase::forward;
+}
+
+void end_step() {
+  Step& s = here().step;
+  Residencies& r = residencies();
+  std::lock_guard lock(r.mutex);
+  ExecutionPhase phase = c10::GradMode::is_enabled() ? ExecutionPhase::forward : kind_of(s, r.any_alive(s.fed));
+  if (phase == ExecutionPhase::llm_prefill || phase == ExecutionPhase::llm_decode) r.settle(s.fed, DataResidency::stateful_kv_cache);
+  tell_step(s.number, phase, s.queries, s.keys);
+  r.sum_up();
+  s.number = 0;
+}
+
+}  // namespace
+
+void start() { wanted = host->meaning() != 0; }
+bool on() { return wanted; }
+
+wire::op::OpContext note(const Op& op, std::span<const c10::IValue> arguments, std::span<const c10::IValue> results) {
+  if (c10::GradMode::is_enabled()) note_nodes();
+  Where w = where(arguments);
+  uint32_t context = context_of(w);
+  Residencies& r = residencies();
+  std::lock_guard lock(r.mutex);
+  note_tensors(r, arguments);
+  note_results(r, op, results, w.phase);
+  if (w.step && !c10::GradMode::is_enabled()) {
+    if (op.role == Role::moves) note_copies(r, op, arguments, results);
+    look(r, here().step, op, arguments);
+  }
+  r.flush();
+  return {context, w.step};
+}
+
+void made(const Op& op, std::span<const c10::IValue> arguments, std::span<const c10::IValue> results) {
+  Where w = where(arguments);
+  std::lock_guard lock(residencies().mutex);
+  note_results(residencies(), op, results, w.phase);
+}
+
+void enter_module() {
+  Here& h = here();
+  if (c10::GradMode::is_enabled()) note_nodes();
+  // a checkpoint that computes its forward again is the backward's
+  if (!h.modules++ && !torch::autograd::get_current_node()) h.step.begin();
+}
+
+void leave_module() {
+  Here& h = here();
+  if (c10::GradMode::is_enabled()) note_nodes();
+  if (h.modules && !--h.modules && h.step.number) end_step();
+}
+
+void enter_optimizer() {
+  Here& h = here();
+  if (h.optimizer++) return;
+  h.optimizer_depth = h.modules;
+  h.optimizer_made.clear();
+}
+
+void leave_optimizer() {
+  Here& h = here();
+  if (!h.optimizer || --h.optimizer) return;
+  Residencies& r = residencies();
+  std::lock_guard lock(r.mutex);
+  r.settle(h.optimizer_made, DataResidency::optimizer_state);
+  h.optimizer_made.clear();
+  tell_step(0, ExecutionPhase::optimizer);
+  r.sum_up();
+}
+
+void own(c10::StorageImpl* storage) {
+  std::lock_guard lock(residencies().mutex);
+  residencies().own(storage);
+}
+
+Role role_of(const std::string& name) {
+  auto is = [&](std::initializer_list<const char*> names) {
+    return std::any_of(names.begin(), names.end(), [&](const char* n) { return name == n; });
+  };
+  if (name.rfind("aten::_scaled_dot_product", 0) == 0 && name.find("backward") == std::string::npos) return Role::attention;
+  if (is({"aten::bmm", "aten::baddbmm"})) return Role::product;
+  if (is({"aten::_softmax", "aten::_safe_softmax"})) return Role::softmax;
+  if (is({"aten::convolution", "aten::_convolution"})) return Role::convolution;
+  if (is({"aten::copy_", "aten::cat", "aten::stack", "aten::index", "aten::index_select", "aten::index_copy_", "aten::index_copy", "aten::index_put_",
+          "aten::_index_put_impl_", "aten::slice_scatter", "aten::gather", "aten::repeat_interleave", "aten::expand_copy", "aten::repeat"}))
+    return Role::moves;
+  return Role::none;
+}
+
+}  // namespace djinn::hook::meaning
