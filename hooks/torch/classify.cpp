@@ -125,6 +125,15 @@ c10::ArrayRef<c10::DispatchKey> device_keys() {
   return keys;
 }
 
+std::unique_ptr<Op> classify_call(const c10::OperatorHandle& handle, c10::DispatchKey key, const c10::SafeKernelFunction& original) {
+  auto op = std::make_unique<Op>();
+  if (!handle.hasKernelForDispatchKey(key) || !read_schema(handle, *op) || !op->has_effect) return nullptr;
+  if (handle.hasTag(at::Tag::inplace_view) || pass_through().count(op->name) || foreign_namespace(op->name)) return nullptr;
+  if (original.debug().find(".py:") != std::string::npos) return nullptr;
+  op->role = meaning::role_of(op->name);
+  return op;
+}
+
 std::unique_ptr<Op> classify(const c10::OperatorHandle& handle, c10::DispatchKey key, const c10::SafeKernelFunction& original) {
   auto op = std::make_unique<Op>();
   if (!read_schema(handle, *op)) return nullptr;

@@ -334,7 +334,7 @@ void end_step() {
 void start() { wanted = host->meaning() != 0; }
 bool on() { return wanted; }
 
-wire::op::OpContext note(const Op& op, std::span<const c10::IValue> arguments, std::span<const c10::IValue> results) {
+Told note(const Op& op, std::span<const c10::IValue> arguments, std::span<const c10::IValue> results) {
   if (c10::GradMode::is_enabled()) note_nodes();
   Where w = where(arguments);
   uint32_t context = context_of(w);
@@ -347,7 +347,7 @@ wire::op::OpContext note(const Op& op, std::span<const c10::IValue> arguments, s
     look(r, here().step, op, arguments);
   }
   r.flush();
-  return {context, w.step};
+  return {{context, w.step}, w.place.module};
 }
 
 void made(const Op& op, std::span<const c10::IValue> arguments, std::span<const c10::IValue> results) {

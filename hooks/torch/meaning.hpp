@@ -16,9 +16,12 @@ namespace djinn::hook::meaning {
 void start();
 bool on();
 
-// Before an op is posted: its context (id 0: none), told to the server when it is new; arguments and results are noted. Nothing else of this thread
-// is posted in between, but what this posts itself.
-wire::op::OpContext note(const Op& op, std::span<const c10::IValue> arguments, std::span<const c10::IValue> results);
+// Before an op is posted: what it is part of, told to the server when it is new; arguments and results are noted.
+struct Told {
+  wire::op::OpContext context;  // id 0: none
+  uint32_t module;              // number of its path
+};
+Told note(const Op& op, std::span<const c10::IValue> arguments, std::span<const c10::IValue> results);
 // Results that were not there yet.
 void made(const Op& op, std::span<const c10::IValue> arguments, std::span<const c10::IValue> results);
 

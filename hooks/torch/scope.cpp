@@ -275,7 +275,7 @@ class OpScope final : public c10::OperatorKernel {
     bool transfer = about.writes_host || about.stays_on_host || (about.host && op_->copies);
     if (!about.device || transfer) return original_.callBoxed(handle, keys, stack);
     if (several_devices() && op_->mode != Mode::client_first && !op_->copies) check_one_device(*op_, handle.schema(), stack->data() + base);
-    define();
+    define(*op_);
     make_room();
     Random random(*op_, stack->data() + base, *about.where);
     if (op_->mode == Mode::server_first && !(op_->may_alert && at::globalContext().deterministicAlgorithms()))
@@ -296,18 +296,6 @@ class OpScope final : public c10::OperatorKernel {
  private:
   enum class Path : uint8_t { cached, original, redone };  // where the outputs come from
   using Key = std::optional<std::vector<uint64_t>>;        // of the shape cache; none: this call is not for it
-
-  void define() {
-    if (op_->defined.load(std::memory_order_acquire)) return;
-    std::vector<std::byte> payload;
-    wire::Writer w(payload);
-    w.put(wire::op::OpDefine{op_->id});
-    w.put_string(op_->name);
-    w.put_string(op_->overload);
-    // twice by two threads at once is harmless: the definition is the same, and each is before its own use
-    post(wire::Opcode::op_define, payload.data(), payload.size());
-    op_->defined.store(true, std::memory_order_release);
-  }
 
   void encode_arguments(const IValue* args) {
     encoder.start();
@@ -345,19 +333,37 @@ class OpScope final : public c10::OperatorKernel {
     return encoder.keyed() && !at::globalContext().deterministicAlgorithms();
   }
 
-  void finish(Random& random, std::span<const IValue> args, std::span<const IValue> results, uint32_t scope_id = 0) {
+  // What is posted meanwhile is of this module, for errors: in the backward autograd knows it, and no module is being called.
+  class OfModule {
+   public:
+    explicit OfModule(uint32_t module) : before_(scope().module) { scope().module = module; }
+    ~OfModule() { scope().module = before_; }
+    OfModule(const OfModule&) = delete;
+    OfModule& operator=(const OfModule&) = delete;
+
+   private:
+    uint32_t before_;
+  };
+
+  // The module that the op is of.
+  uint32_t finish(Random& random, std::span<const IValue> args, std::span<const IValue> results, uint32_t scope_id = 0) {
     random.encode(encoder);
     uint32_t flags = global_flags() | random.flags();
-    if (meaning::on())
-      if (auto context = meaning::note(*op_, args, results); context.context) {
-        encoder.context(context);
+    uint32_t module = scope().module;
+    if (meaning::on()) {
+      auto told = meaning::note(*op_, args, results);
+      module = told.module;
+      if (told.context.context) {
+        encoder.context(told.context);
         flags |= wire::op::kContextGiven;
       }
+    }
     encoder.finish({op_->id, static_cast<uint16_t>(op_->arguments), static_cast<uint16_t>(op_->returns), flags, scope_id});
+    return module;
   }
 
   void send(Random& random, const Arguments& about, Path path, std::span<const IValue> args, std::span<const IValue> results, uint32_t scope_id = 0) {
-    finish(random, args, results, scope_id);
+    OfModule module(finish(random, args, results, scope_id));
     char text[2048];
     TORCH_CHECK(!host->sticky_error(text, sizeof text), "CUDA error: ", text);
     if (__atomic_load_n(host->captures, __ATOMIC_RELAXED)) {
@@ -639,7 +645,7 @@ class OpScope final : public c10::OperatorKernel {
     }
     for (size_t i = 0; i < op_->returns; i++) encoder.none();
     random.advance(args);
-    finish(random, args, {});
+    OfModule module(finish(random, args, {}));
     host->count_op(0, 0, 1);
     PlainState plain;
     auto results = query(*op_, encoder, args, device);
@@ -655,7 +661,57 @@ class OpScope final : public c10::OperatorKernel {
 
 thread_local std::vector<size_t> OpScope::starts_;
 
+// Call level: the original kernel does its work, and the calls in which it does it are said to be the op's. Ops inside of ops are part of them.
+class Annotation final : public c10::OperatorKernel {
+ public:
+  Annotation(c10::SafeKernelFunction original, std::unique_ptr<Op> op) : original_(std::move(original)), op_(std::move(op)) {}
+
+  void operator()(const c10::OperatorHandle& handle, c10::DispatchKeySet keys, Stack* stack) {
+    djinn_scope& s = scope();
+    if (s.annotation) return original_.callBoxed(handle, keys, stack);
+    const size_t base = stack->size() - op_->arguments;
+    std::vector<IValue> args(stack->begin() + static_cast<ptrdiff_t>(base), stack->end());
+    define(*op_);
+    auto told = meaning::note(*op_, args, {});
+    {
+      Annotated now(op_->id, told.context);
+      original_.callBoxed(handle, keys, stack);
+    }
+    meaning::made(*op_, args, {stack->data() + base, op_->returns});
+  }
+
+ private:
+  struct Annotated {
+    Annotated(uint32_t op, const wire::op::OpContext& c) {
+      scope().annotation = op + 1;
+      scope().context = c.context;
+      scope().step = c.step;
+    }
+    ~Annotated() { scope().annotation = scope().context = scope().step = 0; }
+    Annotated(const Annotated&) = delete;
+    Annotated& operator=(const Annotated&) = delete;
+  };
+  c10::SafeKernelFunction original_;
+  std::unique_ptr<Op> op_;
+};
+
 }  // namespace
+
+void define(Op& op) {
+  if (op.defined.load(std::memory_order_acquire)) return;
+  std::vector<std::byte> payload;
+  wire::Writer w(payload);
+  w.put(wire::op::OpDefine{op.id});
+  w.put_string(op.name);
+  w.put_string(op.overload);
+  // twice by two threads at once is harmless: the definition is the same, and each is before its own use
+  post(wire::Opcode::op_define, payload.data(), payload.size());
+  op.defined.store(true, std::memory_order_release);
+}
+
+c10::KernelFunction make_annotation(c10::SafeKernelFunction original, std::unique_ptr<Op> op) {
+  return c10::KernelFunction::makeFromBoxedFunctor(std::make_unique<Annotation>(std::move(original), std::move(op)));
+}
 
 c10::KernelFunction make_scope(c10::SafeKernelFunction original, std::unique_ptr<Op> op) {
   return c10::KernelFunction::makeFromBoxedFunctor(std::make_unique<OpScope>(std::move(original), std::move(op)));

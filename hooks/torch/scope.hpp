@@ -10,5 +10,9 @@
 namespace djinn::hook {
 
 c10::KernelFunction make_scope(c10::SafeKernelFunction original, std::unique_ptr<Op> op);
+// Call level: the original, whose calls are said to be this op's.
+c10::KernelFunction make_annotation(c10::SafeKernelFunction original, std::unique_ptr<Op> op);
+// Tells the server the op's name, once.
+void define(Op& op);
 
 }  // namespace djinn::hook

@@ -50,12 +50,13 @@ void wrap(const c10::OperatorName& name) {
   for (auto key : device_keys()) {
     if (!does_device_work(*op, key, name.name) || !op->hasComputedKernelForDispatchKey(key)) continue;
     auto original = op->getComputedKernelForDispatchKey(key);
-    auto what = classify(*op, key, original);
+    auto what = host->op_level() ? classify(*op, key, original) : classify_call(*op, key, original);
     if (!what) continue;
     TORCH_CHECK(registry().next_id < wire::kOpIdsMax, "more operators than the wire has ids for");
     what->id = registry().next_id++;
+    auto make = host->op_level() ? make_scope : make_annotation;
     registry().handles.push_back(
-        dispatcher.registerImpl(name, key, make_scope(std::move(original), std::move(what)), std::nullopt, nullptr, "djinn"));
+        dispatcher.registerImpl(name, key, make(std::move(original), std::move(what)), std::nullopt, nullptr, "djinn"));
   }
 }
 
@@ -81,7 +82,7 @@ void scan() {
   Quiet quiet;
   auto* before = c10::WarningUtils::get_warning_handler();
   c10::WarningUtils::set_warning_handler(&quiet);
-  if (registry().handles.empty()) decline_cudnn(), decline_fusion();
+  if (host->op_level() && registry().handles.empty()) decline_cudnn(), decline_fusion();
   for (auto& name : c10::Dispatcher::singleton().getAllOpNames())
     if (registry().seen.insert(c10::toString(name)).second) wrap(name);
   c10::WarningUtils::set_warning_handler(before);
@@ -101,7 +102,7 @@ DJINN_HOOK_EXPORT int djinn_torch_start(const djinn_hook_host* table, char* erro
   }
   djinn::hook::host = table;
   djinn::hook::meaning::start();
-  if (table->op_level()) djinn::hook::scan();
+  if (table->op_level() || djinn::hook::meaning::on()) djinn::hook::scan();
   djinn::hook::track_modules();
   return 0;
 } catch (const std::exception& e) {
@@ -110,5 +111,5 @@ DJINN_HOOK_EXPORT int djinn_torch_start(const djinn_hook_host* table, char* erro
 }
 
 DJINN_HOOK_EXPORT void djinn_torch_rescan(void) {
-  if (djinn::hook::host && djinn::hook::host->op_level()) djinn::hook::scan();
+  if (djinn::hook::host && (djinn::hook::host->op_level() || djinn::hook::meaning::on())) djinn::hook::scan();
 }

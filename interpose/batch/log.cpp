@@ -73,8 +73,18 @@ void Log::start(const djinn_link_api* api, djinn_link* link, uint64_t session, u
   frame_.resize(sizeof header_);
 }
 
+// At call level the hook says what this thread's calls are part of; the server is told when it is no longer what it was.
+void Log::annotate_locked(uint32_t opcode) {
+  bool call = (opcode & wire::kGeneratedOpcode) || opcode == static_cast<uint32_t>(wire::Opcode::launch);
+  const djinn_scope& s = scope();
+  if (!call || (s.annotation == annotated_.op && s.context == annotated_.context && s.step == annotated_.step)) return;
+  annotated_ = {s.annotation, s.context, s.step};
+  append_locked(static_cast<uint32_t>(wire::Opcode::meaning_op), 0, std::as_bytes(std::span(&annotated_, 1)), {});
+}
+
 Ticket Log::append_locked(uint32_t opcode, uint16_t flags, std::span<const std::byte> payload, std::span<const djinn_part> bulk) {
   size_t padded = wire::align8(payload.size());
+  annotate_locked(opcode);
   // a batch that would grow beyond what a frame may hold leaves first
   if (count_ && (frame_.size() + sizeof(wire::RecordHeader) + padded > wire::kFrameBytesMax || bulk_.size() + bulk.size() > wire::kBulkPartsMax))
     flush_locked();

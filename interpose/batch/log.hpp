@@ -61,6 +61,7 @@ class Log {
     Ticket last;
     uint64_t bytes;
   };
+  void annotate_locked(uint32_t opcode);
   Ticket append_locked(uint32_t opcode, uint16_t flags, std::span<const std::byte> payload, std::span<const djinn_part> bulk);
   void flush_locked();
   void settle_locked();
@@ -85,6 +86,7 @@ class Log {
   uint32_t count_ = 0;
   uint64_t bulk_bytes_ = 0;
   Ticket next_ = 1;
+  wire::MeaningOp annotated_{};  // what the server takes the calls for
   Ticket sent_ = 0;
   std::deque<Sent> under_way_;
   uint64_t under_way_bytes_ = 0;

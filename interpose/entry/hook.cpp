@@ -156,7 +156,7 @@ void load_hook() {
   if (!torch) return;  // later, when it is there
   dlclose(torch);
   loaded = true;
-  if (!op_level() && !checking()) return;
+  if (!op_level() && !checking() && !configuration().meaning) return;
   std::string here = torch_in_process().version, path = own_folder() + "/libdjinn_torch-" + minor_of(here) + ".so";
   // lazily: against another torch some symbols are missing, and the version must still be readable
   void* library = dlopen(path.c_str(), RTLD_LAZY | RTLD_LOCAL);
