@@ -46,20 +46,25 @@ def machine():
     return dict(cpu=cpu, cores=os.cpu_count(), system=platform.platform(), load=os.getloadavg()[0], when=time.strftime("%Y-%m-%d"))
 
 
-def compare(native, djinn, case, threads, rounds, scale=1.0):
+def in_turns(legs, case, threads, rounds, scale):
+    """The answers of each leg, and the ratios second to first round by round."""
     repeat = max(1, int(REPEAT.get(case, 20) * scale))
-    legs = (("native", native), ("djinn", djinn))
-    for _, leg in legs:  # warm up: allocators, caches, the server's pools
+    for leg in legs.values():  # warm up: allocators, caches, the server's pools
         for _ in range(2):
             leg.ask(case=case, repeat=repeat, threads=threads)
-    got = {name: [] for name, _ in legs}
+    got = {name: [] for name in legs}
     for _ in range(rounds):
-        for name, leg in legs:
+        for name, leg in legs.items():
             got[name].append(leg.ask(case=case, repeat=repeat, threads=threads))
-    a, b = got["native"][-1]["value"], got["djinn"][-1]["value"]
+    first, second = got.values()
+    a, b = first[-1]["value"], second[-1]["value"]
     if abs(a - b) > 1e-3 * max(1.0, abs(a)):
-        raise SystemExit(f"bench: {case}: values differ (native {a}, djinn {b}); no timing of a wrong answer")
-    ratios = [y["seconds"] / x["seconds"] for x, y in zip(got["native"], got["djinn"])]
+        raise SystemExit(f"bench: {case}: values differ ({list(legs)}: {a}, {b}); no timing of a wrong answer")
+    return got, [y["seconds"] / x["seconds"] for x, y in zip(first, second)]
+
+
+def compare(native, djinn, case, threads, rounds, scale=1.0):
+    got, ratios = in_turns(dict(native=native, djinn=djinn), case, threads, rounds, scale)
     median = lambda name, key: statistics.median(x[key] for x in got[name])
     counters = {k: round(statistics.median(x["counters"][k] for x in got["djinn"]), 2) for k in got["djinn"][0]["counters"]}
     return dict(case=case, unit=got["djinn"][0]["unit"], threads=threads, native_ms=median("native", "seconds") * 1e3, djinn_ms=median("djinn", "seconds") * 1e3,
@@ -103,6 +108,22 @@ def messages_without_idle_flush(options, result):
             c = answer["counters"]
             print(f"{case:10s} no idle flush: {c['frames']:.1f} messages, {c['bytes']/1e3:.1f} kB, {c['round_trips']:.1f} round trips, {c['ops']:.0f} ops per step", flush=True)
         djinn.close()
+
+
+def meaning(options, result):
+    """What it costs that the server is told what ops are part of: the same with DJINN_MEANING=off, in turns."""
+    with Server("--threads", options.threads[0]) as server:
+        legs = {name: Leg("cuda", client_environment(server, DJINN_SUMMARY="off", DJINN_MEANING=name)) for name in ("off", "on")}
+        for case in ("cnn", "gpt", "decode"):
+            got, ratios = in_turns(legs, case, options.threads[0], 2 * options.rounds, options.scale)
+            front = [y["front"] / x["front"] for x, y in zip(got["off"], got["on"])]
+            extra = {k: got["on"][-1]["counters"][k] - got["off"][-1]["counters"][k] for k in ("bytes", "frames")}
+            row = dict(case=case, ratio=statistics.median(ratios), ratio_quartiles=statistics.quantiles(ratios, n=4)[::2], front=statistics.median(front), extra=extra)
+            result["meaning"].append(row)
+            print(f"meaning {case:8s} on/off {row['ratio']:.3f} ({row['ratio_quartiles'][0]:.3f}–{row['ratio_quartiles'][1]:.3f}), the client's part "
+                  f"{row['front']:.3f}, {extra['bytes']:+.0f} bytes, {extra['frames']:+.2f} messages", flush=True)
+        for leg in legs.values():
+            leg.close()
 
 
 def zmq_alone(size):
@@ -153,9 +174,10 @@ def main():
     options.scale = 1.0
     if options.smoke:
         options.rounds, options.scale, options.threads = 2, 0.2, options.threads[-1:]
-    result = dict(machine=machine(), link=options.link, steps=[], messages=[], bandwidth=[], posted=[])
+    result = dict(machine=machine(), link=options.link, steps=[], messages=[], meaning=[], bandwidth=[], posted=[])
     steps(options, result)
     messages_without_idle_flush(options, result)
+    meaning(options, result)
     bandwidth(options, result)
     posted_command(options, result)
     if options.json:

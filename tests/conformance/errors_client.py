@@ -126,12 +126,11 @@ def consumer():
 
 @case("in backward", alone=True)
 def backward():
-    w = torch.ones(4, 3, device=D, requires_grad=True)
+    w = torch.ones(4, device=D, requires_grad=True)
     i = index(1)
-    y = F.embedding(i, w).sum()
-    i.fill_(9)  # the saved index goes bad: a wild store on a GPU, which asserts
-    said = text_of(lambda: (y.backward(), torch.cuda.synchronize()))
-    assert said, "no error"
+    y = w.gather(0, i).sum()
+    i.data.fill_(9)  # the saved index goes bad, and autograd does not see it
+    asserts(y.backward, "aten::scatter_add", "out of bounds")
 
 
 @case("CUDA_LAUNCH_BLOCKING=1: at the line", alone=True, env=dict(CUDA_LAUNCH_BLOCKING="1"))
@@ -188,6 +187,21 @@ def module_path():
     m = Outer().to(D)
     m(index(1)).sum().backward()
     asserts(lambda: m(index(2)), "aten::embedding in layers.1.table", "out of range")
+
+
+class Picks(torch.nn.Module):
+    def forward(self, x, i):
+        return x.gather(0, i)
+
+
+@case("the module's path in the backward: of the layer whose forward made the node", alone=True)
+def module_path_backward():
+    m = torch.nn.ModuleDict(dict(first=Picks(), second=Picks()))
+    m.forward = lambda x, i, j: m["first"](x, i) + m["second"](x, j)
+    x, i, j = torch.ones(4, device=D, requires_grad=True), index(1), index(2)
+    y = m(x, i, j).sum()
+    j.data.fill_(9)
+    asserts(y.backward, "aten::scatter_add_ in second", "out of bounds")
 
 
 @case("no module: op and reason alone", alone=True)
