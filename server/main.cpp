@@ -30,8 +30,9 @@ int main(int argc, char** argv) {
   }
   Options& options = std::get<Options>(parsed);
   if (!options.stats.empty()) return print_stats(options.stats);
+  if (!options.graph.empty()) return print_graph(options.graph, options.session);
   block_signals();
-  set_log_level(options.log_level);
+  set_log(options.log_level, options.log_format);
   Broker broker(std::move(options));
   return broker.run();
 }

@@ -115,6 +115,18 @@ std::string set_log_level(Options& o, const std::string& s) {
   return {};
 }
 
+std::string set_log_format(Options& o, const std::string& s) {
+  if (s != "text" && s != "json") return quoted(s) + " is neither text nor json";
+  o.log_format = s;
+  return {};
+}
+
+std::string set_metrics(Options& o, const std::string& s) {
+  std::string error;
+  o.metrics = transport::parse_endpoint("tcp://" + s, error);
+  return error;
+}
+
 std::string set_ready_fd(Options& o, const std::string& s) {
   uint64_t fd = 0;
   if (!parse_whole(s, 1 << 20, fd)) return quoted(s) + " is not a file descriptor";
@@ -146,6 +158,8 @@ const Setting kSettings[] = {
     {"workers", Shape::value, "N", "Warm workers that wait for sessions (default 1)",
      [](Options& o, const std::string& s) { return set_count<1, 64>(o.workers, s); }},
     {"log-level", Shape::value, "LEVEL", "debug, info, warning or error (default info)", set_log_level},
+    {"log-format", Shape::value, "FORMAT", "text, or json: one object a line (default text)", set_log_format},
+    {"metrics", Shape::value, "HOST:PORT", "Serve metrics for Prometheus at http://HOST:PORT/metrics (default: not)", set_metrics},
     {"idle-exit", Shape::value, "SECONDS", "End when no session has existed for so long (default: never)",
      [](Options& o, const std::string& s) { return set_seconds(o.idle_exit, s); }},
     {"allow-unauthenticated", Shape::flag, "", "Listen on addresses other than loopback although there is no authentication yet",
@@ -258,7 +272,9 @@ std::string complete(Options& o) {
     e.port = kControlPort;
     o.listen.push_back(e);
   }
-  for (const auto& e : o.listen)
+  auto doors = o.listen;
+  if (o.metrics) doors.push_back(*o.metrics);
+  for (const auto& e : doors)
     if (!e.is_loopback() && !o.allow_unauthenticated)
       return e.text() +
              " is not a loopback address, and there is no authentication yet: anybody who reaches it could compute here. "
@@ -320,6 +336,9 @@ std::variant<Options, Said> parse_options(int argc, const char* const* argv, con
   std::string config;
   app.add_option("--config", config, "TOML file of options")->type_name("FILE");
   app.add_option("--stats", options.stats, "Print the statistics of the server at this endpoint as JSON, and end")->type_name("ENDPOINT");
+  auto* graph = app.add_option("--graph", options.graph, "Print what a session of the server at this endpoint has done as JSON, and end");
+  graph->type_name("ENDPOINT");
+  app.add_option("--session", options.session, "With --graph: whose (default: the newest)")->type_name("N")->needs(graph);
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& e) {

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <functional>
 #include <map>
+#include <optional>
 #include <string>
 #include <variant>
 #include <vector>
@@ -28,11 +29,13 @@ struct Options {
   uint64_t memory = 0;   // of each device: bytes that all sessions may hold together
   unsigned threads = 0;  // of the device, shared among active sessions
   unsigned workers = 1;  // warm ones
-  std::string log_level = "info";
+  std::string log_level = "info", log_format = "text";
+  std::optional<transport::Endpoint> metrics;  // where Prometheus may ask; tcp
   std::chrono::milliseconds idle_exit{0};  // 0 = never
   bool allow_unauthenticated = false;
   int ready_fd = -1;
-  std::string stats;  // an endpoint: print that server's statistics and end
+  std::string stats, graph;  // an endpoint: print that server's statistics, or a session's graph, and end
+  uint64_t session = 0;      // whose graph; 0 = the newest
 };
 
 // What the command line came to when it is not to run a server: text for stdout or stderr, and the exit status.

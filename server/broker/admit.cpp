@@ -41,6 +41,11 @@ std::string tame(const std::string& text) {
   return out;
 }
 
+void add_phases(std::vector<uint64_t>& sum, const std::vector<uint64_t>& more) {
+  sum.resize(graph::kExecutionPhases.size());
+  for (size_t i = 0; i < sum.size() && i < more.size(); i++) sum[i] += more[i];
+}
+
 }  // namespace
 
 void Broker::refuse(const Caller& caller, const std::string& reason) {
@@ -57,6 +62,8 @@ void Broker::on_control(Caller caller, std::span<const std::byte> message) {
   if (header->version != wire::kVersion)
     return refuse(caller, fmt::format("this server speaks protocol version {}, the client {}", wire::kVersion, header->version));
   if (header->kind == control::Kind::stats && message.size() == sizeof *header) return on_stats(std::move(caller));
+  if (header->kind == control::Kind::graph)
+    if (auto wanted = control::decode<control::GraphWanted>(message, control::Kind::graph)) return on_graph(std::move(caller), wanted->session);
   auto open = control::decode<control::Open>(message, control::Kind::open);
   if (!open) {
     rejections_.count("control: malformed message");
@@ -119,6 +126,7 @@ void Broker::serve_pending() {
 
 void Broker::assign(Worker& w, Pending p) {
   uint64_t id = next_session_++;
+  LogSession about(id);
   Session& s = sessions_[id];
   ++totals_.sessions_opened;
   s.worker = &w;
@@ -148,6 +156,7 @@ void Broker::assign(Worker& w, Pending p) {
 void Broker::opened(Worker& w, ChannelMessage& m) {
   auto it = sessions_.find(w.session);
   if (it == sessions_.end() || w.state != Worker::State::assigned) return;
+  LogSession about(it->first);
   Session& s = it->second;
   w.state = Worker::State::serving;
   const Caller& caller = s.request.caller;
@@ -189,6 +198,7 @@ void Broker::share_threads() {
 void Broker::end_session(uint64_t id, const std::string& reason, const std::string& for_client) {
   auto it = sessions_.find(id);
   if (it == sessions_.end()) return;
+  LogSession about(id);
   Session& s = it->second;
   if (s.worker->state == Worker::State::assigned) refuse(s.request.caller, for_client);  // it has not been answered yet
   front_door_->close_session(id, for_client);
@@ -196,8 +206,12 @@ void Broker::end_session(uint64_t id, const std::string& reason, const std::stri
   control::Counters& sum = totals_.ended;
   for (auto field : {&control::Counters::frames, &control::Counters::bytes, &control::Counters::commands, &control::Counters::ops,
                      &control::Counters::calls, &control::Counters::launches_validated, &control::Counters::violations,
-                     &control::Counters::launches_refused, &control::Counters::errors, &control::Counters::execute_nanoseconds})
+                     &control::Counters::launches_refused, &control::Counters::errors, &control::Counters::execute_nanoseconds,
+                     &control::Counters::open_nanoseconds})
     sum.*field += c.*field;
+  add_phases(sum.meaning.steps, c.meaning.steps);
+  add_phases(sum.meaning.ops, c.meaning.ops);
+  add_phases(sum.meaning.nanoseconds, c.meaning.nanoseconds);
   sum.memory_peak = std::max(sum.memory_peak, c.memory_peak);
   ++totals_.sessions_ended;
   for (const std::string& entry : rejected_live_[id]) {
@@ -211,6 +225,7 @@ void Broker::end_session(uint64_t id, const std::string& reason, const std::stri
   std::erase_if(shares_, [&](const auto& share) { return share.second.session == id; });
   sessions_.erase(it);
   for (StatsWait& wait : stats_waits_) wait.missing.erase(id);
+  give_up_graphs(Clock::now(), id);
   share_threads();
 }
 
@@ -253,7 +268,7 @@ void Broker::on_stats(Caller caller) {
   stats_waits_.push_back(std::move(wait));
 }
 
-void Broker::answer_stats(const StatsWait& wait) {
+control::StatsReply Broker::stats() const {
   control::StatsReply reply = totals_;
   reply.memory_leased = account_.leased();
   std::map<std::string, uint64_t> rejected = rejected_by_workers_;
@@ -267,7 +282,7 @@ void Broker::answer_stats(const StatsWait& wait) {
   for (const auto& [reason, n] : rejected) reply.rejected.push_back(reason + ": " + std::to_string(n));
   for (const auto& [id, s] : sessions_)
     if (s.answered) reply.sessions.push_back(s.counters);
-  wait.caller.socket->send(wait.caller.identity, control::encode(control::Kind::stats_reply, reply));
+  return reply;
 }
 
 }  // namespace djinn::server

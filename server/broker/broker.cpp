@@ -20,6 +20,8 @@ namespace {
 
 // Checks of time happen this often.
 constexpr auto kTick = 200ms;
+// So often the numbers that a scrape sees are brought up to date; workers bring theirs about as often.
+constexpr auto kPublish = 1s;
 // A worker that loads libtorch from a cold disk is waited for so long before the server says that it is ready without.
 constexpr auto kStartPatience = 60s;
 // What workers may take to tell their clients and end, before they are killed.
@@ -59,6 +61,11 @@ std::string Broker::start() {
     uint64_t one = 1;
     [[maybe_unused]] auto n = ::write(inbox_.descriptor, &one, sizeof one);
   });
+  if (options_.metrics) {
+    metrics_ = std::make_unique<Metrics>();
+    if (auto error = metrics_->listen(options_.metrics->host, options_.metrics->port); !error.empty()) return error;
+    spdlog::info("metrics at http://{}:{}/metrics", options_.metrics->host, metrics_->port());
+  }
   kinds_.emplace_back();
   for (const auto& directory : options_.torch) add_kind(directory);
   refill();
@@ -118,9 +125,14 @@ void Broker::tick() {
   }
   std::erase_if(stats_waits_, [&](const StatsWait& w) {
     if (!w.missing.empty() && w.deadline > now) return false;
-    answer_stats(w);
+    w.caller.socket->send(w.caller.identity, control::encode(control::Kind::stats_reply, stats()));
     return true;
   });
+  give_up_graphs(now);
+  if (metrics_ && now - published_ >= kPublish) {
+    metrics_->publish(stats());
+    published_ = now;
+  }
   refill();
   announce();
   if (!sessions_.empty() || !pending_.empty()) idle_since_ = now;

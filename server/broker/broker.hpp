@@ -13,6 +13,7 @@
 #include "server/broker/account.hpp"
 #include "server/broker/front_door.hpp"
 #include "server/broker/listener.hpp"
+#include "server/broker/metrics.hpp"
 #include "server/broker/spawner.hpp"
 #include "server/options.hpp"
 
@@ -68,6 +69,11 @@ class Broker {
     std::set<uint64_t> missing;
     Clock::time_point deadline;
   };
+  struct GraphWait {
+    Caller caller;
+    uint64_t session = 0;
+    Clock::time_point deadline;
+  };
   struct Inbox {  // from the front door's thread
     std::mutex mutex;
     std::vector<std::pair<Caller, zmq::message_t>> messages;
@@ -96,7 +102,11 @@ class Broker {
   void unshare(Worker& w, const ChannelMessage& m);
   void import(Worker& w, const ChannelMessage& m);
   void on_stats(Caller caller);
-  void answer_stats(const StatsWait& wait);
+  control::StatsReply stats() const;
+  // meaning.cpp: the graphs of sessions
+  void on_graph(Caller caller, uint64_t session);
+  void take_graph(Worker& w, ChannelMessage& m);
+  void give_up_graphs(Clock::time_point now, uint64_t ended = 0);
   // workers.cpp: the pool
   size_t add_kind(const std::string& directory);
   void refill();
@@ -113,6 +123,7 @@ class Broker {
   Rejections rejections_;
   std::vector<std::unique_ptr<Listener>> listeners_;
   std::unique_ptr<FrontDoor> front_door_;
+  std::unique_ptr<Metrics> metrics_;
   Inbox inbox_;
   Spawner spawner_;
   Account account_;
@@ -122,11 +133,14 @@ class Broker {
   std::map<uint64_t, Session> sessions_;
   std::map<wire::Secret, Share> shares_;
   std::list<StatsWait> stats_waits_;
+  std::list<GraphWait> graph_waits_;
+  std::map<uint64_t, std::vector<std::byte>> ended_graphs_;  // by session: the answer as it is sent
   control::StatsReply totals_;
   std::map<std::string, uint64_t> rejected_by_workers_;
   std::map<uint64_t, std::vector<std::string>> rejected_live_;
   uint64_t next_worker_ = 1, next_session_ = 1;
   int signal_fd_ = -1;
+  Clock::time_point published_{};
   bool over_ = false, announced_ = false;
   std::string fatal_;
   Clock::time_point idle_since_ = Clock::now(), started_ = Clock::now();

@@ -74,12 +74,14 @@ void Broker::spawn(size_t kind) {
   m.executor = kinds_[kind].executor;
   m.op_library = join(options_.op_library, ':');
   m.log_level = options_.log_level;
+  m.log_format = options_.log_format;
   m.grace_milliseconds = static_cast<uint64_t>(options_.grace.count());
   m.total_memory = options_.memory;
   w.channel.send(m);
 }
 
 void Broker::on_worker(Worker& w) {
+  LogSession about(w.session);
   ChannelMessage m;
   for (;;) {
     Channel::Got got = w.channel.descriptor() < 0 ? Channel::Got::nothing : w.channel.receive(m, false);
@@ -113,6 +115,7 @@ void Broker::on_message(Worker& w, ChannelMessage& m) {
     case ChannelKind::share: return share(w, m);
     case ChannelKind::unshare: return unshare(w, m);
     case ChannelKind::import_wanted: return import(w, m);
+    case ChannelKind::graph: return take_graph(w, m);
     case ChannelKind::failed:
       spdlog::error("worker {}: {}", w.pid, m.text);
       if (w.session) end_session(w.session, m.text, m.text);
@@ -143,6 +146,7 @@ void Broker::on_message(Worker& w, ChannelMessage& m) {
     case ChannelKind::counters_wanted:
     case ChannelKind::shut:
     case ChannelKind::shared:
+    case ChannelKind::graph_wanted:
     case ChannelKind::import_granted: break;
   }
   spdlog::error("worker {} sent what only a broker sends", w.pid);
@@ -166,6 +170,7 @@ void Broker::reap() {
   while ((pid = waitpid(-1, &status, WNOHANG)) > 0) {
     auto w = std::find_if(workers_.begin(), workers_.end(), [&](const Worker& x) { return x.pid == pid; });
     if (w == workers_.end()) continue;
+    LogSession about(w->session);
     on_worker(*w);  // its last words
     if (WIFSIGNALED(status)) spdlog::warn("worker {} (session {}) was killed by signal {}", pid, w->session, WTERMSIG(status));
     else if (WEXITSTATUS(status)) spdlog::warn("worker {} (session {}) ended with status {}", pid, w->session, WEXITSTATUS(status));

@@ -1,53 +1,39 @@
 // See stats.hpp.
 #include "server/control/stats.hpp"
 
-#include <fmt/format.h>
-
-#include <chrono>
 #include <cstdio>
 
-#include "semantic/transport/endpoint.hpp"
-#include "semantic/transport/socket.hpp"
+#include "semantic/graph/vocabulary.hpp"
+#include "server/control/ask.hpp"
+#include "server/control/json.hpp"
 
 namespace djinn::server {
 
 namespace control = wire::control;
-using namespace std::chrono_literals;
-
-constexpr auto kStatsPatience = 5s;
 
 namespace {
 
-// JSON of flat objects; what has fields is given by name, so that nothing depends on an order.
-class Json {
- public:
-  template <class T>
-  Json& field(const char* name, const T& v) {
-    text_ += fmt::format("{}\"{}\": {}", text_.empty() ? "" : ", ", name, value(v));
-    return *this;
-  }
-  std::string object() const { return "{" + text_ + "}"; }
+template <size_t N>
+Json by_word(const std::array<std::string_view, N>& words, const std::vector<uint64_t>& numbers) {
+  Json j;
+  for (size_t i = 0; i < N && i < numbers.size(); i++)
+    if (numbers[i]) j.field(words[i], numbers[i]);
+  return j;
+}
 
- private:
-  static std::string value(uint64_t v) { return std::to_string(v); }
-  static std::string value(const Json& v) { return v.object(); }
-  static std::string value(const std::string& v) {
-    std::string out = "\"";
-    for (char c : v) {
-      if (c == '"' || c == '\\') out += '\\', out += c;
-      else if (static_cast<unsigned char>(c) < 0x20) out += fmt::format("\\u{:04x}", static_cast<unsigned>(c));
-      else out += c;
-    }
-    return out + "\"";
-  }
-  template <class T>
-  static std::string value(const std::vector<T>& list) {
-    std::string out;
-    for (const T& v : list) out += (out.empty() ? "" : ", ") + value(v);
-    return "[" + out + "]";
-  }
-  std::string text_;
-};
+// The number came over the wire.
+template <size_t N>
+std::string word(const std::array<std::string_view, N>& words, uint32_t number) {
+  return std::string(number < N ? words[number] : "unknown");
+}
+
+Json json(const control::Meaning& m) {
+  Json j;
+  j.field("name", m.name).field("phase", word(graph::kExecutionPhases, m.phase)).field("module", m.module).field("label", m.label);
+  j.field("steps", by_word(graph::kExecutionPhases, m.steps)).field("ops", by_word(graph::kExecutionPhases, m.ops));
+  j.field("nanoseconds", by_word(graph::kExecutionPhases, m.nanoseconds)).field("memory", by_word(graph::kDataResidencies, m.memory));
+  return j;
+}
 
 Json json(const control::Counters& c) {
   Json j;
@@ -56,7 +42,13 @@ Json json(const control::Counters& c) {
   j.field("calls", c.calls).field("launches_validated", c.launches_validated).field("violations", c.violations);
   j.field("launches_refused", c.launches_refused).field("errors", c.errors).field("memory_bytes", c.memory_bytes);
   j.field("memory_peak", c.memory_peak).field("execute_nanoseconds", c.execute_nanoseconds);
+  j.field("open_nanoseconds", c.open_nanoseconds).field("queued", c.queued).field("meaning", json(c.meaning));
   return j;
+}
+
+int fail(const char* option, const std::string& why) {
+  std::fprintf(stderr, "djinn-gpu-server: %s: %s\n", option, why.c_str());
+  return 1;
 }
 
 }  // namespace
@@ -71,33 +63,42 @@ std::string to_json(const control::StatsReply& s) {
   return j.object();
 }
 
-int print_stats(const std::string& text) {
-  auto fail = [](const std::string& why) {
-    std::fprintf(stderr, "djinn-gpu-server: --stats: %s\n", why.c_str());
-    return 1;
-  };
-  std::string error;
-  auto endpoint = transport::parse_endpoint(text, error);
-  if (!endpoint) return fail(error);
-  zmq::context_t context;
-  transport::Socket socket(context, transport::Socket::Kind::dealer);
-  if (auto e = socket.connect(endpoint->text()); !e.empty()) return fail(e);
-  control::ControlHeader ask;
-  ask.kind = control::Kind::stats;
-  socket.send({}, std::as_bytes(std::span(&ask, 1)));
-  auto deadline = std::chrono::steady_clock::now() + kStatsPatience;
-  while (std::chrono::steady_clock::now() < deadline) {
-    auto m = socket.receive();
-    if (!m) {
-      socket.wait(100);
-      continue;
-    }
-    auto reply = control::decode<control::StatsReply>(m->part(0), control::Kind::stats_reply);
-    if (!reply) return fail(text + " did not answer with statistics");
-    std::printf("%s\n", to_json(*reply).c_str());
-    return 0;
+std::string to_json(const control::Graph& g) {
+  std::vector<Json> nodes, edges;
+  for (const auto& n : g.nodes) {
+    Json& j = nodes.emplace_back();
+    j.field("op", n.op).field("module", n.module).field("label", n.label).field("phase", word(graph::kExecutionPhases, n.phase));
+    j.field("count", n.count).field("nanoseconds", n.nanoseconds).field("flops", n.flops).field("bytes_written", n.bytes_written);
+    j.field("bytes_read", by_word(graph::kDataResidencies, n.bytes_read));
   }
-  return fail("no answer from " + text + " within 5 s");
+  for (const auto& e : g.edges) {
+    Json& j = edges.emplace_back();
+    j.field("from", e.from).field("to", e.to).field("residency", word(graph::kDataResidencies, e.residency)).field("count", e.count);
+    j.field("bytes", e.bytes).field("lifetime_ops", e.lifetime_ops);
+  }
+  Json j;
+  j.field("session", g.session).field("meaning", json(g.meaning)).field("nodes", nodes).field("edges", edges);
+  j.field("nodes_left_out", g.nodes_left_out).field("edges_left_out", g.edges_left_out);
+  return j.object();
+}
+
+int print_stats(const std::string& endpoint) {
+  control::ControlHeader question;
+  question.kind = control::Kind::stats;
+  std::string error;
+  auto reply = ask_server<control::StatsReply>(endpoint, std::as_bytes(std::span(&question, 1)), control::Kind::stats_reply, error);
+  if (!reply) return fail("--stats", error);
+  std::printf("%s\n", to_json(*reply).c_str());
+  return 0;
+}
+
+int print_graph(const std::string& endpoint, uint64_t session) {
+  std::string error;
+  auto question = control::encode(control::Kind::graph, control::GraphWanted{session});
+  auto reply = ask_server<control::Graph>(endpoint, question, control::Kind::graph_reply, error);
+  if (!reply) return fail("--graph", error);
+  std::printf("%s\n", to_json(*reply).c_str());
+  return 0;
 }
 
 }  // namespace djinn::server

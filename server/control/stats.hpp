@@ -1,4 +1,5 @@
-// `djinn-gpu-server --stats ENDPOINT`: asks a running server and prints its answer as JSON, with the field names of wire/control.hpp.
+// `djinn-gpu-server --stats ENDPOINT` and `--graph ENDPOINT`: ask a running server and print its answer as JSON, with the field names of
+// wire/control.hpp; phases and residencies are words, and what is 0 of them is left out.
 #pragma once
 #include <string>
 
@@ -7,7 +8,9 @@
 namespace djinn::server {
 
 std::string to_json(const wire::control::StatsReply& s);
+std::string to_json(const wire::control::Graph& g);
 // The exit status.
 int print_stats(const std::string& endpoint);
+int print_graph(const std::string& endpoint, uint64_t session);
 
 }  // namespace djinn::server

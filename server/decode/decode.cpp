@@ -76,6 +76,11 @@ static Function find_command(Opcode opcode) {
     case Opcode::graph_add: return graph_add;
     case Opcode::graph_launch: return graph_launch;
     case Opcode::graph_destroy: return graph_destroy;
+    case Opcode::meaning_context:
+    case Opcode::meaning_step:
+    case Opcode::meaning_residency:
+    case Opcode::meaning_memory:
+    case Opcode::meaning_name: return meaning;
     case Opcode::counters: return counters;
     case Opcode::timings: return timings;
   }

@@ -59,6 +59,7 @@ Failure scope(Session&, const Command&);
 Failure graph_add(Session&, const Command&);
 Failure graph_launch(Session&, const Command&);
 Failure graph_destroy(Session&, const Command&);
+Failure meaning(Session&, const Command&);
 Failure counters(Session&, const Command&);
 
 }  // namespace djinn::server::decode

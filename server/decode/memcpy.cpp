@@ -66,6 +66,7 @@ Failure upload(Session& s, const Command& c) {
     s.device().upload(u, part, first);
     first += part.size();
   }
+  s.meaning().uploaded(u.address);
   return {};
 }
 

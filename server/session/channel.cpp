@@ -84,15 +84,16 @@ bool Channel::send(const ChannelMessage& m) {
 
 Channel::Got Channel::receive(ChannelMessage& m, bool wait) {
   std::byte piece[kPieceBytes + 1];
-  ssize_t n;
-  Packet packet(piece);
-  do n = ::recvmsg(fd_, &packet.header, MSG_CMSG_CLOEXEC | (wait ? 0 : MSG_DONTWAIT));
-  while (n < 0 && errno == EINTR);
-  if (n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) return Got::nothing;
-  if (n < 1 || partial_.size() > wire::kControlBytesMax) return Got::end;
-  if (Descriptor file = packet.attached()) file_ = std::move(file);
-  partial_.insert(partial_.end(), piece + 1, piece + n);
-  if (piece[0] != std::byte{0}) return Got::nothing;
+  do {  // a dead worker's last words may be several messages of several pieces: all that is here is read
+    ssize_t n;
+    Packet packet(piece);
+    do n = ::recvmsg(fd_, &packet.header, MSG_CMSG_CLOEXEC | (wait ? 0 : MSG_DONTWAIT));
+    while (n < 0 && errno == EINTR);
+    if (n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) return Got::nothing;
+    if (n < 1 || partial_.size() > wire::kControlBytesMax) return Got::end;
+    if (Descriptor file = packet.attached()) file_ = std::move(file);
+    partial_.insert(partial_.end(), piece + 1, piece + n);
+  } while (piece[0] != std::byte{0});
   auto got = control::unpack<ChannelMessage>(partial_);
   partial_.clear();
   if (!got) return Got::end;  // never from our own binary

@@ -32,6 +32,8 @@ enum class ChannelKind : uint64_t {
   shared,           // broker → worker: done, or why not
   import_wanted,    // worker → broker: what is shared under this secret? Answered by
   import_granted,   // broker → worker: with the file, or why not
+  graph_wanted,     // broker → worker; answered by
+  graph,            // worker → broker, also unasked before `ended`: what the session did (semantic/graph)
 };
 
 struct Bind {        // one of the broker's listeners, where the worker listens beside it
@@ -49,7 +51,7 @@ struct ChannelMessage {
   ChannelKind kind = ChannelKind::start;
   std::vector<Bind> binds;                            // start
   std::string torch_directory, executor, op_library;  // start: empty = no op level
-  std::string log_level;                              // start
+  std::string log_level, log_format;                  // start
   uint64_t grace_milliseconds = 0, total_memory = 0;  // start
   std::vector<std::string> endpoints;                 // ready: one per bind
   std::string torch;                                  // ready: the executor's version, empty without one
@@ -58,15 +60,16 @@ struct ChannelMessage {
   control::Opened opened;                             // assign: session, token, lease, level, threads …; assigned: range, device
   std::vector<control::Range> ranges;                 // assign: what the client offers
   control::Counters counters;                         // assign: whose session; counters, ended: the counts
-  uint64_t number = 0;                                // threads; bytes of a lease
+  control::Graph graph;                               // graph
+  uint64_t number = 0;                                // threads; bytes of a lease; graph: 1 when it is the session's last
   uint64_t device = 0;                                // lease_wanted, share, import_granted: whose memory
   wire::Secret secret{};                              // share, unshare, import_wanted
   uint64_t offset = 0, size = 0;                      // share, import_granted: the part of the file
   Descriptor file;                                    // assigned: the session's memory; import_granted: somebody else's
   template <class A>
   void serialize(A& a) {
-    a(kind, binds, torch_directory, executor, op_library, log_level, grace_milliseconds, total_memory, endpoints, torch, text, names, opened, ranges,
-      counters, number, device, secret.word[0], secret.word[1], offset, size);
+    a(kind, binds, torch_directory, executor, op_library, log_level, log_format, grace_milliseconds, total_memory, endpoints, torch, text, names, opened, ranges,
+      counters, graph, number, device, secret.word[0], secret.word[1], offset, size);
   }
 };
 
@@ -86,7 +89,7 @@ class Channel {
   bool send(const ChannelMessage& m);
 
   enum class Got { message, nothing, end };
-  // Blocks for one packet unless `wait` is false. `nothing`: no packet is here, or it was not a message's last.
+  // Blocks for a message unless `wait` is false. `nothing`: no whole message is here.
   Got receive(ChannelMessage& m, bool wait);
 
  private:

@@ -32,6 +32,10 @@ class BatchQueue {
     return true;
   }
   bool empty() const { return !size_.load(std::memory_order_acquire); }
+  size_t tickets() {
+    std::lock_guard lock(mutex_);
+    return tickets_;
+  }
   // What was popped has been executed: its credit is the client's again.
   void executed(size_t tickets, uint64_t bytes) {
     std::lock_guard lock(mutex_);

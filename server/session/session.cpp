@@ -97,16 +97,24 @@ void Session::memory_changed(size_t which, int64_t bytes) {
 wire::control::Counters Session::counters() const {
   wire::control::Counters c = setup_.who;
   counts_.read(c);
+  c.open_nanoseconds = open_nanoseconds();
+  c.queued = setup_.queued ? setup_.queued() : 0;
+  c.meaning = meaning_.now();
   return c;
 }
 
 Failure Session::run_op(const Command& c) {
   if (!executor_) return {cuda_error::not_supported, ErrorClass::refused, "op", "this session has no op level: " + setup_.no_executor};
   djinn_executor_result r{};
+  const auto opcode = static_cast<wire::Opcode>(c.head.opcode);
+  const auto begin = opcode == wire::Opcode::op_run || opcode == wire::Opcode::op_query ? Clock::now() : Clock::time_point{};
   if (adding()) setup_.executor->graph_add(executor_, in_graph_->graph, c.payload.data(), c.payload.size(), &r);
   else if (launching()) setup_.executor->graph_run(executor_, in_graph_->graph, wire::Reader(c.payload).get<uint64_t>(), &r);
   else setup_.executor->execute(executor_, c.head.opcode, c.ticket, c.payload.data(), c.payload.size(), &r);
   if (r.code) return {r.code, static_cast<ErrorClass>(r.error_class), r.operation ? r.operation : "op", r.text ? r.text : ""};
+  if (adding()) meaning_.kept(in_graph_->graph, c.payload);
+  else if (launching()) meaning_.ran_kept(in_graph_->graph, wire::Reader(c.payload).get<uint64_t>(), since(begin));
+  else meaning_.executed(opcode, c.payload, begin == Clock::time_point{} ? 0 : since(begin));
   if (r.reply_size) {
     auto reply = static_cast<const std::byte*>(r.reply);
     answer.assign(reply, reply + r.reply_size);
@@ -117,6 +125,7 @@ Failure Session::run_op(const Command& c) {
 
 void Session::drop_graph_ops(uint64_t graph) {
   if (executor_) setup_.executor->graph_drop(executor_, graph);
+  meaning_.dropped(graph);
 }
 
 void Session::flush_report() {

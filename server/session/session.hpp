@@ -18,6 +18,7 @@
 #include "server/execute/device.hpp"
 #include "server/session/channel.hpp"
 #include "server/session/door.hpp"
+#include "server/session/meaning.hpp"
 #include "server/session/report.hpp"
 
 namespace djinn::server {
@@ -79,7 +80,8 @@ class Session {
     Report::Send send;
     // A question to the broker and the kind of its answer; blocks; nothing when nobody answers.
     std::function<std::optional<ChannelMessage>(const ChannelMessage& question, ChannelKind answer)> ask_broker;
-    std::function<void(wire::control::Counters&)> add_rejections;
+    // Commands that have arrived and not been executed; may be empty.
+    std::function<uint64_t()> queued;
   };
   explicit Session(Setup setup);
   ~Session();
@@ -112,6 +114,7 @@ class Session {
   // So many bytes of the device have been mapped, or unmapped when negative.
   void memory_changed(size_t device, int64_t bytes);
   wire::control::Counters counters() const;
+  Meaning& meaning() { return meaning_; }
   // Makes room for `bytes` of bulk: waits for the network while a client's unread data is more than it may be.
   void await_bulk_room();
   // The reply to the command at hand, if it is a call; what a decoder leaves empty is an empty reply.
@@ -165,6 +168,7 @@ class Session {
   Setup setup_;
   Report report_;
   Counts counts_;
+  Meaning meaning_;
   check::ScopeCheck scope_check_;
   wire::DeviceRanges ranges_;
   std::vector<Holding> holdings_;  // per device

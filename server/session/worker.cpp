@@ -91,6 +91,7 @@ class Worker {
   void watch_connection();
   void tick();
   void send_counters(ChannelKind kind, const std::string& text);
+  void send_graph(bool last);
   bool say(FrameKind kind, std::span<const std::byte> to);
   std::optional<ChannelMessage> ask(const ChannelMessage& question, ChannelKind answer);
   void tell(const ChannelMessage& m);
@@ -155,7 +156,7 @@ bool Worker::start() {
   Channel::Got got;
   while ((got = channel_.receive(m, true)) == Channel::Got::nothing) {}
   if (got == Channel::Got::end || m.kind != ChannelKind::start) return false;
-  set_log_level(m.log_level);
+  set_log(m.log_level, m.log_format);
   ChannelMessage ready;
   ready.kind = ChannelKind::ready;
   if (!m.torch_directory.empty()) ready.text = load_executor(m.torch_directory, m.executor, m.op_library, executor_);
@@ -208,6 +209,7 @@ bool Worker::take(ChannelMessage& assign) {
   answer.file = Descriptor::duplicate(device_->file());
   if (answer.kind == ChannelKind::assigned) {
     prctl(PR_SET_NAME, fmt::format("djinn-s{}", opened_.session).c_str());
+    set_log_session(opened_.session);
     door_.emplace(opened_.token, opened_.session, opened_.incarnation, rejections_);
     threads_ = opened_.threads;
     Session::Setup s;
@@ -219,6 +221,7 @@ bool Worker::take(ChannelMessage& assign) {
     s.executor = op_level ? executor_.table : nullptr;
     s.no_executor = op_level ? "" : "it was opened at call level";
     s.send = [this](std::span<const std::byte> f, std::span<const djinn_part> bulk) { return router_.send(door_->identity(), f, bulk); };
+    s.queued = [this] { return queue_.tickets(); };
     s.ask_broker = [this](const ChannelMessage& question, ChannelKind kind) { return ask(question, kind); };
     session_ = std::make_unique<Session>(std::move(s));
   }
@@ -291,6 +294,7 @@ void Worker::hear(ChannelMessage m) {
       return;
     }
     case ChannelKind::counters_wanted: send_counters(ChannelKind::counters, {}); return;
+    case ChannelKind::graph_wanted: send_graph(false); return;
     case ChannelKind::shut: end(m.text, true); return;
     case ChannelKind::start:
     case ChannelKind::ready:
@@ -302,6 +306,7 @@ void Worker::hear(ChannelMessage m) {
     case ChannelKind::ended:
     case ChannelKind::share:
     case ChannelKind::unshare:
+    case ChannelKind::graph:
     case ChannelKind::import_wanted: break;
   }
   spdlog::error("the broker sent a message that a serving worker does not expect");
@@ -329,6 +334,14 @@ void Worker::send_counters(ChannelKind kind, const std::string& text) {
   m.text = text;
   m.counters = session_->counters();
   m.names = rejections_.list();
+  tell(m);
+}
+
+void Worker::send_graph(bool last) {
+  ChannelMessage m;
+  m.kind = ChannelKind::graph;
+  m.graph = session_->meaning().snapshot(opened_.session, last);
+  m.number = last;
   tell(m);
 }
 
@@ -439,6 +452,7 @@ void Worker::finish() {
   std::vector<std::byte> client = client_identity();
   spdlog::info("session {} ended: {}", opened_.session, end_reason_);
   bool told = end_told_ && !client.empty() && router_.send(client, refused_frame(opened_.session, opened_.incarnation, end_reason_));
+  send_graph(true);  // before the counters, which then have the open steps
   send_counters(ChannelKind::ended, end_reason_);
   if (told) await_farewell();
   monitor_.socket.close();

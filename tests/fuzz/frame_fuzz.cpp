@@ -96,6 +96,7 @@ void fuzz_noise() {
   parses(noise, below(3));
   decodes<control::Open>(noise, Kind::open);
   decodes<control::Opened>(noise, Kind::opened);
+  decodes<control::GraphWanted>(noise, Kind::graph);
 }
 
 }  // namespace
@@ -119,6 +120,7 @@ int main(int argc, char** argv) {
     fuzz_control(Kind::opened, full_opened());
     fuzz_control(Kind::refused, control::Refused{"no room"});
     fuzz_control(Kind::stats_reply, full_stats());
+    fuzz_control(Kind::graph_reply, full_graph());
     fuzz_noise();
     ++rounds;
   } while (std::chrono::steady_clock::now() < end);

@@ -115,6 +115,25 @@ TEST_CASE("options: addresses other than loopback need to be allowed") {
     CHECK(good({"--listen", e}).listen.size() == 1);
 }
 
+TEST_CASE("options: what people and machines look at") {
+  Options o = good({});
+  CHECK_FALSE(o.metrics);
+  CHECK(o.log_format == "text");
+  o = good({"--metrics", "127.0.0.1:9464"}, {{"DJINN_SERVER_LOG_FORMAT", "json"}});
+  REQUIRE(o.metrics);
+  CHECK(o.metrics->text() == "tcp://127.0.0.1:9464");
+  CHECK(o.log_format == "json");
+  CHECK(has(bad({"--metrics", "0.0.0.0:9464"}), "--allow-unauthenticated"));
+  CHECK(good({"--metrics", "[::]:9464", "--allow-unauthenticated"}).metrics->host == "::");
+  for (const char* e : {"9464", "127.0.0.1", "127.0.0.1:x", "127.0.0.1:70000", "/tmp/x"}) CHECK(has(bad({"--metrics", e}), e));
+  CHECK(has(bad({"--log-format", "xml"}), "'xml' is neither text nor json"));
+  o = good({"--graph", "ipc:///tmp/x", "--session", "7"});
+  CHECK(o.graph == "ipc:///tmp/x");
+  CHECK(o.session == 7);
+  CHECK(has(bad({"--session", "7"}), "--graph"));
+  CHECK(has(bad({"--graph", "ipc:///tmp/x", "--session", "-1"}), "-1"));
+}
+
 TEST_CASE("options: the machine's memory is divided among the devices, given memory is each one's") {
   CHECK(good({"--devices", "8"}).devices == 8);
   CHECK(good({}, {{"DJINN_SERVER_DEVICES", "2"}}).devices == 2);

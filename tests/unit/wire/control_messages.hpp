@@ -43,6 +43,19 @@ inline control::Opened full_opened() {
   return o;
 }
 
+inline control::Meaning full_meaning() {
+  control::Meaning m;
+  m.name = "my run";
+  m.phase = 5;
+  m.module = "transformer.h.3.mlp";
+  m.label = "warm-up";
+  m.steps = {1, 2, 3, 4, 5, 6, 7, 8};
+  m.ops = {11, 12, 13, 14, 15, 16, 17, 18};
+  m.nanoseconds = {21, 22, 23, 24, 25, 26, 27, 28};
+  m.memory = {31, 32, 33, 34, 35, 36, 37};
+  return m;
+}
+
 inline control::Counters full_counters() {
   control::Counters c;
   c.session = 1;
@@ -52,9 +65,21 @@ inline control::Counters full_counters() {
   c.program = "python";
   uint64_t n = 100;
   for (uint64_t* field : {&c.frames, &c.bytes, &c.commands, &c.ops, &c.calls, &c.launches_validated, &c.violations, &c.launches_refused, &c.errors,
-                          &c.memory_bytes, &c.memory_peak, &c.execute_nanoseconds})
+                          &c.memory_bytes, &c.memory_peak, &c.execute_nanoseconds, &c.open_nanoseconds, &c.queued})
     *field = n++;
+  c.meaning = full_meaning();
   return c;
+}
+
+inline control::Graph full_graph() {
+  control::Graph g;
+  g.session = 3;
+  g.meaning = full_meaning();
+  g.nodes = {{"aten::mm", "net.0", "warm-up", 1, 2, 3, 4, 5, {6, 7, 8, 9, 10, 11, 12}}, {"aten::gelu", "net.1", "", 2, 1, 1, 1, 1, {}}};
+  g.edges = {{0, 1, 2, 3, 4, 5}, {1, 0, 6, 1, 1, 0}};
+  g.nodes_left_out = 13;
+  g.edges_left_out = 14;
+  return g;
 }
 
 inline control::StatsReply full_stats() {

@@ -31,7 +31,7 @@ void round_trip(Kind kind, const T& body) {
   Bytes longer = message;
   longer.resize(longer.size() + 8);
   CHECK_FALSE(control::decode<T>(longer, kind));
-  for (Kind other : {Kind::open, Kind::opened, Kind::refused, Kind::stats, Kind::stats_reply})
+  for (Kind other : {Kind::open, Kind::opened, Kind::refused, Kind::stats, Kind::stats_reply, Kind::graph, Kind::graph_reply})
     if (other != kind) CHECK_FALSE(control::decode<T>(message, other));
 }
 
@@ -56,6 +56,8 @@ TEST_CASE("control messages come out as they went in") {
   round_trip(Kind::refused, control::Refused{"no room"});
   round_trip(Kind::stats_reply, full_stats());
   round_trip(Kind::stats_reply, full_counters());
+  round_trip(Kind::graph, control::GraphWanted{7});
+  round_trip(Kind::graph_reply, full_graph());
 }
 
 TEST_CASE("fields keep their values") {
@@ -74,6 +76,17 @@ TEST_CASE("fields keep their values") {
   CHECK(opened->devices[0].clock_khz == 1500000);
   CHECK(opened->devices[1].lease_bytes == 1ull << 29);
   CHECK(opened->ops == full_opened().ops);
+  auto stats = control::decode<control::StatsReply>(control::encode(Kind::stats_reply, full_stats()), Kind::stats_reply);
+  REQUIRE(stats);
+  CHECK(stats->sessions[0].queued == 113);
+  CHECK(stats->sessions[0].meaning.label == "warm-up");
+  CHECK(stats->sessions[0].meaning.memory == full_meaning().memory);
+  auto graph = control::decode<control::Graph>(control::encode(Kind::graph_reply, full_graph()), Kind::graph_reply);
+  REQUIRE(graph);
+  CHECK(graph->nodes[0].bytes_read[6] == 12);
+  CHECK(graph->nodes[0].bytes_written == 5);
+  CHECK(graph->edges[0].lifetime_ops == 5);
+  CHECK(graph->edges_left_out == 14);
 }
 
 TEST_CASE("counts and sizes fail closed") {
@@ -81,6 +94,8 @@ TEST_CASE("counts and sizes fail closed") {
   survives_huge_words(Kind::opened, full_opened());
   survives_huge_words(Kind::refused, control::Refused{"no room"});
   survives_huge_words(Kind::stats_reply, full_stats());
+  survives_huge_words(Kind::graph, control::GraphWanted{7});
+  survives_huge_words(Kind::graph_reply, full_graph());
 }
 
 TEST_CASE("values that their types cannot hold are refused") {
