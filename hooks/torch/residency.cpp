@@ -46,15 +46,13 @@ void Residencies::index(size_t slots) {
 }
 
 // While the weak reference lives, nobody else gets the key's address.
-Residencies::Entry& Residencies::add(c10::weak_intrusive_ptr<c10::StorageImpl> storage, c10::StorageImpl* key, Residency residency,
-                                     c10::ScalarType dtype) {
+Residencies::Entry& Residencies::add(c10::weak_intrusive_ptr<c10::StorageImpl> storage, c10::StorageImpl* key, Residency residency) {
   if (entries_.size() > 2 * alive_then_ + kDeadMax) forget_the_dead();
   if (2 * entries_.size() >= slots_.size()) index(std::max(kSlotsAtFirst, 2 * slots_.size()));
   Entry& e = entries_.emplace_back(Entry{std::move(storage), key});
   e.address = reinterpret_cast<uint64_t>(key->data());
   e.bytes = key->nbytes();
   e.residency = residency;
-  e.dtype = dtype;
   size_t mask = slots_.size() - 1, i = hash(key) & mask;
   while (slots_[i]) i = (i + 1) & mask;
   slots_[i] = static_cast<uint32_t>(entries_.size());
@@ -70,7 +68,7 @@ Residencies::Entry& Residencies::entry(const at::Tensor& t) {
   }
   // what autograd collects gradients for is a weight, whoever holds it
   bool weight = t.is_leaf() && t.requires_grad();
-  return add(t.storage().getWeakStorageImpl(), key, weight ? Residency::persistent_weight : Residency::input, t.scalar_type());
+  return add(t.storage().getWeakStorageImpl(), key, weight ? Residency::persistent_weight : Residency::input);
 }
 
 void Residencies::made(const at::Tensor& t, ExecutionPhase phase) {
@@ -79,7 +77,7 @@ void Residencies::made(const at::Tensor& t, ExecutionPhase phase) {
   if (Entry* e = find(key)) {
     if (e->residency != Residency::persistent_weight) e->residency = r;
   } else {
-    add(t.storage().getWeakStorageImpl(), key, r, t.scalar_type());
+    add(t.storage().getWeakStorageImpl(), key, r);
   }
 }
 
@@ -102,7 +100,7 @@ void Residencies::own(c10::StorageImpl* storage) {
   if (!storage || !storage->data()) return;
   if (Entry* e = find(storage)) return change(*e, Residency::persistent_weight);
   auto held = c10::intrusive_ptr<c10::StorageImpl>::unsafe_reclaim_from_nonowning(storage);
-  add(c10::weak_intrusive_ptr<c10::StorageImpl>(held), storage, Residency::persistent_weight, c10::ScalarType::Undefined);
+  add(c10::weak_intrusive_ptr<c10::StorageImpl>(held), storage, Residency::persistent_weight);
 }
 
 void Residencies::feed(const c10::StorageImpl* key, std::vector<c10::StorageImpl*>& fed, int depth) {

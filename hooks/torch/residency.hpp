@@ -46,12 +46,11 @@ class Residencies {
     c10::StorageImpl* key;
     const c10::StorageImpl* source[2] = {nullptr, nullptr};
     uint64_t address = 0, bytes = 0;
-    Residency residency;
-    c10::ScalarType dtype;
+    Residency residency = Residency::other;
   };
   Entry& entry(const at::Tensor& t);
   Entry* find(const c10::StorageImpl* key);
-  Entry& add(c10::weak_intrusive_ptr<c10::StorageImpl> storage, c10::StorageImpl* key, Residency residency, c10::ScalarType dtype);
+  Entry& add(c10::weak_intrusive_ptr<c10::StorageImpl> storage, c10::StorageImpl* key, Residency residency);
   void change(Entry& e, Residency residency);
   void forget_the_dead();
   void index(size_t slots);

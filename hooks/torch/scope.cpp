@@ -268,6 +268,7 @@ class OpScope final : public c10::OperatorKernel {
 
   void operator()(const c10::OperatorHandle& handle, c10::DispatchKeySet keys, Stack* stack) {
     if (redoing) return original_.callBoxed(handle, keys, stack);
+    if (newcomers.load(std::memory_order_relaxed)) scan();
     const size_t base = stack->size() - op_->arguments;
     if (scope().depth > 0 && op_->mode != Mode::meta_first) return original_.callBoxed(handle, keys, stack);
     Arguments about = look(*op_, stack->data() + base);
@@ -683,11 +684,13 @@ class Annotation final : public c10::OperatorKernel {
  private:
   struct Annotated {
     Annotated(uint32_t op, const wire::op::OpContext& c) {
+      static std::atomic<uint32_t> last{0};
       scope().annotation = op + 1;
+      scope().run = ++last;
       scope().context = c.context;
       scope().step = c.step;
     }
-    ~Annotated() { scope().annotation = scope().context = scope().step = 0; }
+    ~Annotated() { scope().annotation = scope().run = scope().context = scope().step = 0; }
     Annotated(const Annotated&) = delete;
     Annotated& operator=(const Annotated&) = delete;
   };

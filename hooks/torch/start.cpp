@@ -1,5 +1,5 @@
-// libdjinn_torch-MINOR.so's two entry points: start (refuse another torch, wrap every device kernel of every namespace) and rescan (after a dlopen
-// that may have registered more). Registering takes some milliseconds, inside the first CUDA call, and silences the dispatcher's warning about
+// libdjinn_torch-MINOR.so's entry point: refuse another torch, wrap every device kernel of every namespace. Libraries that are loaded later register
+// more: the dispatcher says so, and the next op wraps them. Registering takes some milliseconds, inside the first CUDA call, and silences the dispatcher's warning about
 // overriding kernels.
 #include <ATen/ATen.h>
 #include <c10/util/Exception.h>
@@ -29,6 +29,7 @@ struct Registry {  // never destroyed: kernels are called until the process is g
   std::unordered_set<std::string> seen;
   std::vector<c10::RegistrationHandleRAII> handles;
   uint32_t next_id = 0;
+  std::vector<c10::RegistrationHandleRAII> listening;
 };
 Registry& registry() {
   static Registry* r = new Registry;
@@ -77,8 +78,17 @@ void decline_cudnn() {
 // TorchScript's fuser has NVRTC make machine code of several ops at once, which nothing here could run; unfused they are ops as any other.
 void decline_fusion() { torch::jit::overrideCanFuseOnGPU(false); }
 
+struct Newcomers final : c10::OpRegistrationListener {
+  void onOperatorRegistered(const c10::OperatorHandle&) override { newcomers.store(true, std::memory_order_relaxed); }
+  void onOperatorDeregistered(const c10::OperatorHandle&) override {}
+};
+
+}  // namespace
+
 void scan() {
   std::lock_guard lock(registry().mutex);
+  if (registry().listening.empty()) registry().listening.push_back(c10::Dispatcher::singleton().addRegistrationListener(std::make_unique<Newcomers>()));
+  newcomers.store(false, std::memory_order_relaxed);
   Quiet quiet;
   auto* before = c10::WarningUtils::get_warning_handler();
   c10::WarningUtils::set_warning_handler(&quiet);
@@ -88,7 +98,6 @@ void scan() {
   c10::WarningUtils::set_warning_handler(before);
 }
 
-}  // namespace
 }  // namespace djinn::hook
 
 #define DJINN_HOOK_EXPORT extern "C" __attribute__((visibility("default")))
@@ -108,8 +117,4 @@ DJINN_HOOK_EXPORT int djinn_torch_start(const djinn_hook_host* table, char* erro
 } catch (const std::exception& e) {
   std::snprintf(error, size, "the PyTorch hook could not start: %s", e.what());
   return 1;
-}
-
-DJINN_HOOK_EXPORT void djinn_torch_rescan(void) {
-  if (djinn::hook::host && (djinn::hook::host->op_level() || djinn::hook::meaning::on())) djinn::hook::scan();
 }

@@ -77,9 +77,10 @@ void Log::start(const djinn_link_api* api, djinn_link* link, uint64_t session, u
 void Log::annotate_locked(uint32_t opcode) {
   bool call = (opcode & wire::kGeneratedOpcode) || opcode == static_cast<uint32_t>(wire::Opcode::launch);
   const djinn_scope& s = scope();
-  if (!call || (s.annotation == annotated_.op && s.context == annotated_.context && s.step == annotated_.step)) return;
-  annotated_ = {s.annotation, s.context, s.step};
-  append_locked(static_cast<uint32_t>(wire::Opcode::meaning_op), 0, std::as_bytes(std::span(&annotated_, 1)), {});
+  if (!call || s.run == annotated_) return;
+  annotated_ = s.run;
+  wire::MeaningOp m{s.annotation, s.context, s.step};
+  append_locked(static_cast<uint32_t>(wire::Opcode::meaning_op), 0, std::as_bytes(std::span(&m, 1)), {});
 }
 
 Ticket Log::append_locked(uint32_t opcode, uint16_t flags, std::span<const std::byte> payload, std::span<const djinn_part> bulk) {

@@ -86,7 +86,7 @@ class Log {
   uint32_t count_ = 0;
   uint64_t bulk_bytes_ = 0;
   Ticket next_ = 1;
-  wire::MeaningOp annotated_{};  // what the server takes the calls for
+  uint32_t annotated_ = 0;  // run of the op that the server takes the calls for
   Ticket sent_ = 0;
   std::deque<Sent> under_way_;
   uint64_t under_way_bytes_ = 0;

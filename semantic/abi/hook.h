@@ -8,7 +8,7 @@
 extern "C" {
 #endif
 
-#define DJINN_HOOK_VERSION 4
+#define DJINN_HOOK_VERSION 5
 
 /* One per thread. While depth > 0 every entry point of libdjinn.so drops device work (launch, fill, H2D and D2D copies, void library calls), and
  * fails what would hand a device value to the host, setting `abort` and `why`. The hook resets abort before it enters and reads it after. */
@@ -21,8 +21,8 @@ typedef struct djinn_scope {
   const char* op;   /* "aten::mm", for messages */
   uint32_t module;  /* number of the path of the program's module that is being called, from host->module; 0: not known */
   /* At call level: what the calls of this thread are part of, told to the server before the next one (wire::MeaningOp). annotation: number of the op + 1,
-   * 0 = no op. */
-  uint32_t annotation, context, step;
+   * 0 = no op; run: which run of it, no two alike. */
+  uint32_t annotation, run, context, step;
   uint32_t label;   /* number of what the program itself calls what it is doing (djinn_phase_begin), a text as a module's path is; 0: nothing */
 } djinn_scope;
 
@@ -84,12 +84,9 @@ typedef struct djinn_hook_host {
 
 /* In libdjinn_torch.so. Returns 0, or fills `error` with one sentence. */
 int djinn_torch_start(const djinn_hook_host* host, char* error, size_t error_size);
-/* After a dlopen that may have registered more ops. */
-void djinn_torch_rescan(void);
 /* "2.14": the minor version this hook was built for; readable before start. */
 const char* djinn_torch_version(void);
 typedef int (*djinn_torch_start_fn)(const djinn_hook_host*, char*, size_t);
-typedef void (*djinn_torch_rescan_fn)(void);
 typedef const char* (*djinn_torch_version_fn)(void);
 
 #ifdef __cplusplus

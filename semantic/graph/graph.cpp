@@ -36,7 +36,40 @@ uint32_t& SemanticGraph::Index::of(uint64_t key) {
   return slots_[i].index;
 }
 
+// ---- call level ----
+
+bool SemanticGraph::op(std::span<const std::byte> payload) {
+  wire::Reader r(payload);
+  auto m = r.get<wire::MeaningOp>();
+  if (!r.finished() || m.op > wire::kOpIdsMax) return false;
+  annotated_ = {};
+  if (!m.op) return true;
+  Context c = m.context < contexts_.size() ? contexts_[m.context] : Context{};
+  annotated_.site = site_of(c.place, m.op - 1 < ops_.size() ? ops_[m.op - 1].name : 0);
+  annotated_.when = {m.step, c.phase};
+  ++clock_;
+  note(annotated_);
+  add({annotated_.site, 0, 0, 0, 1, 0}, {}, annotated_.when);
+  return true;
+}
+
+void SemanticGraph::called(std::string_view function, uint64_t nanoseconds) {
+  if (annotated_.site) return add({annotated_.site, nanoseconds, 0, 0, 0, 0}, {}, annotated_.when);
+  add({site_of(0, name_index(std::string(function))), nanoseconds, 0, 0, 1, 0}, {}, {});
+}
+
 // ---- names ----
+
+// 0, the empty name, when there are too many.
+uint32_t SemanticGraph::name_index(std::string name) {
+  if (name.size() > kOpNameMax) name.resize(kOpNameMax);
+  if (auto known = name_index_.find(name); known != name_index_.end()) return known->second;
+  if (names_.size() >= wire::kOpIdsMax) return 0;
+  auto index = static_cast<uint32_t>(names_.size());
+  name_index_.emplace(name, index);
+  names_.push_back(std::move(name));
+  return index;
+}
 
 bool SemanticGraph::define_op(std::span<const std::byte> payload) {
   wire::Reader r(payload);
@@ -48,14 +81,7 @@ bool SemanticGraph::define_op(std::span<const std::byte> payload) {
   op.cost = cost_of(name);
   op.written = written_arguments(name);
   if (!overload.empty()) name.append(1, '.').append(overload);
-  if (name.size() > kOpNameMax) name.resize(kOpNameMax);
-  if (auto known = name_index_.find(name); known != name_index_.end()) {
-    op.name = known->second;
-  } else if (names_.size() < wire::kOpIdsMax) {
-    op.name = static_cast<uint32_t>(names_.size());
-    name_index_.emplace(name, op.name);
-    names_.push_back(std::move(name));
-  }
+  op.name = name_index(std::move(name));
   if (ops_.size() <= d.id) ops_.resize(std::bit_ceil(d.id + 64));
   ops_[d.id] = op;
   return true;
@@ -192,28 +218,13 @@ SemanticGraph::Read SemanticGraph::read_of(const Touch& t) {
   return {s.writer, t.bytes, s.writer ? clock_ - s.written_at : 0, s.when, s.residency};
 }
 
-// Whose a fresh storage is follows from who made it, until the program says so.
-static DataResidency made_in(ExecutionPhase phase, bool context) {
-  switch (phase) {
-    case ExecutionPhase::other: return context ? DataResidency::input : DataResidency::other;
-    case ExecutionPhase::backward: return DataResidency::gradient;
-    case ExecutionPhase::optimizer: return DataResidency::other;  // a temporary, unless the program names it
-    case ExecutionPhase::forward:
-    case ExecutionPhase::llm_prefill:
-    case ExecutionPhase::llm_decode:
-    case ExecutionPhase::vision_encoding:
-    case ExecutionPhase::audio_encoding: break;
-  }
-  return DataResidency::ephemeral_activation;
-}
-
 void SemanticGraph::write_to(const Told& told, const Touch& t) {
   Storage& s = storages_.at(t.address);
   s.writer = told.site;
   s.written_at = clock_;
   s.when = told.when;
   if (t.kind != Touch::fresh) return;
-  s.residency = made_in(told.when.phase, told.context);
+  s.residency = told.context ? made_in(told.when.phase) : DataResidency::other;
   s.named = false;
 }
 
@@ -278,10 +289,11 @@ void SemanticGraph::close_step(Step& step, ExecutionPhase phase) {
 bool SemanticGraph::step(std::span<const std::byte> payload) {
   wire::Reader r(payload);
   auto m = r.get<wire::MeaningStep>();
-  if (!r.finished() || !m.step || m.step > UINT32_MAX || !known_phase(m.phase)) return false;
+  if (!r.finished() || m.step > UINT32_MAX || !known_phase(m.phase)) return false;
   auto phase = static_cast<ExecutionPhase>(m.phase);
   auto number = static_cast<uint32_t>(m.step);
   ++steps_over_[m.phase];
+  if (!number) return true;  // a backward's or an optimizer's
   expected_ = phase;
   auto step = std::find_if(steps_.begin(), steps_.end(), [&](const Step& s) { return s.number == number; });
   if (step != steps_.end()) close_step(*step, phase);

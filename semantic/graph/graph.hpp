@@ -47,6 +47,9 @@ class SemanticGraph {
   bool residency(std::span<const std::byte> payload);
   bool memory(std::span<const std::byte> payload);
   bool name(std::span<const std::byte> payload);
+  // Call level: the calls that follow are part of an op, or of none; one of them, which took so long.
+  bool op(std::span<const std::byte> payload);
+  void called(std::string_view function, uint64_t nanoseconds);
   // Rows from the host have been written to the address.
   void uploaded(uint64_t address);
 
@@ -146,6 +149,7 @@ class SemanticGraph {
   static std::string_view op_of(const std::vector<std::string>& names, uint64_t key) { return names[(key >> 3) & 0xffff]; }
   static uint32_t place_of(uint64_t key) { return static_cast<uint32_t>((key >> 19) & (wire::kContextsMax - 1)); }
 
+  uint32_t name_index(std::string name);
   uint32_t place(std::string_view module, std::string_view label);
   bool tell(std::span<const std::byte> payload, Told& told);
   void tell_writes(const Op& op, Told& told);
@@ -192,6 +196,9 @@ class SemanticGraph {
   ExecutionPhase expected_ = ExecutionPhase::forward;  // of an open step
   std::array<uint64_t, kPhases> steps_over_{}, ops_run_{}, nanoseconds_{};
   std::array<uint64_t, kResidencies> memory_{};
+
+  // of the op whose calls are coming; none: site 0
+  Told annotated_;
 
   // of the op at hand
   OpRecord record_;

@@ -14,7 +14,7 @@ enum class ExecutionPhase : uint8_t {
   forward = 1,      // autograd may record, or a step that is none of those below
   backward = 2,     // autograd evaluates a node
   optimizer = 3,    // inside of an optimizer's step
-  llm_prefill = 4,  // without autograd: queries of a whole text, whose keys and values outlive the step
+  llm_prefill = 4,  // without autograd: attention whose keys and values outlive the step, and no decode
   llm_decode = 5,   // without autograd: one query per sequence meets the keys of those before it
   vision_encoding = 6,
   audio_encoding = 7,
@@ -27,7 +27,7 @@ enum class DataResidency : uint8_t {
   other = 0,
   persistent_weight = 1,     // parameters and buffers of modules, and leaves that autograd collects gradients for
   ephemeral_activation = 2,  // made by a forward step; dies with it or with the backward
-  stateful_kv_cache = 3,     // made or written by a step without autograd, outlives it, and feeds the attention of the next
+  stateful_kv_cache = 3,     // feeds the attention of a prefill or decode, and outlives it
   gradient = 4,              // made while autograd evaluates a node
   optimizer_state = 5,       // made by an optimizer's step, and outlives it
   input = 6,                 // came from the host, or was made outside of steps

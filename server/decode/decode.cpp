@@ -80,6 +80,7 @@ static Function find_command(Opcode opcode) {
     case Opcode::meaning_step:
     case Opcode::meaning_residency:
     case Opcode::meaning_memory:
+    case Opcode::meaning_op:
     case Opcode::meaning_name: return meaning;
     case Opcode::counters: return counters;
     case Opcode::timings: return timings;

@@ -23,6 +23,7 @@ bool Meaning::said(Opcode opcode, std::span<const std::byte> payload) {
   if (opcode == Opcode::meaning_step) return graph_.step(payload);
   if (opcode == Opcode::meaning_residency) return graph_.residency(payload);
   if (opcode == Opcode::meaning_memory) return graph_.memory(payload);
+  if (opcode == Opcode::meaning_op) return graph_.op(payload);
   return opcode == Opcode::meaning_name && graph_.name(payload);
 }
 
@@ -44,6 +45,11 @@ void Meaning::dropped(uint64_t graph) {
 void Meaning::uploaded(uint64_t address) {
   std::lock_guard lock(mutex_);
   graph_.uploaded(address);
+}
+
+void Meaning::called(std::string_view function, uint64_t nanoseconds) {
+  std::lock_guard lock(mutex_);
+  graph_.called(function, nanoseconds);
 }
 
 wire::control::Meaning Meaning::now() const {

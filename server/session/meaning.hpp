@@ -19,6 +19,8 @@ class Meaning {
   // The meaning_* records: false when malformed.
   bool said(wire::Opcode opcode, std::span<const std::byte> payload);
   void uploaded(uint64_t address);
+  // A library call or a launch, which is of the op that the program has said, if any.
+  void called(std::string_view function, uint64_t nanoseconds);
 
   wire::control::Meaning now() const;
   // `last`: the session is over, and so are its open steps.

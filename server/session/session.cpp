@@ -104,6 +104,9 @@ wire::control::Counters Session::counters() const {
 }
 
 Failure Session::run_op(const Command& c) {
+  // call level: a name for the calls that will be this op's
+  if (!executor_ && c.head.opcode == static_cast<uint32_t>(wire::Opcode::op_define) && setup_.opened.level == wire::control::Level::call)
+    return meaning_.executed(wire::Opcode::op_define, c.payload, 0), Failure{};
   if (!executor_) return {cuda_error::not_supported, ErrorClass::refused, "op", "this session has no op level: " + setup_.no_executor};
   djinn_executor_result r{};
   const auto opcode = static_cast<wire::Opcode>(c.head.opcode);

@@ -10,9 +10,9 @@ PACKAGES = pathlib.Path(__file__).resolve().parent.parent.parent  # the folder t
 
 
 def part(name):
-    """A built part (libdjinn.so, djinn-gpu-server …): in DJINN_BUILD, in build/ of a checkout, or beside an installed package."""
-    root = PACKAGES.parent.parent
-    places = [pathlib.Path(os.environ["DJINN_BUILD"])] if os.environ.get("DJINN_BUILD") else [root / "build", root / "lib" / "djinn", root / "bin"]
+    """A built part (libdjinn.so, djinn-gpu-server …): in DJINN_BUILD, in build/ of a checkout, or where it is installed."""
+    checkout, installed = PACKAGES.parents[1] / "build", [PACKAGES.parent, PACKAGES.parents[2] / "bin"]
+    places = [pathlib.Path(os.environ["DJINN_BUILD"])] if os.environ.get("DJINN_BUILD") else [checkout, *installed]
     for place in places:
         if (place / name).exists():
             return place / name
