@@ -133,8 +133,7 @@ bool SemanticGraph::tell(std::span<const std::byte> payload, Told& told) {
   if (!record_.read(payload)) return false;
   static constexpr Op kUnknown;
   const Op& op = record_.head.op < ops_.size() ? ops_[record_.head.op] : kUnknown;
-  static constexpr Context kNoContext;
-  const Context& c = record_.context.context < contexts_.size() ? contexts_[record_.context.context] : kNoContext;
+  const Context c = context_of(record_.context.context);
   told = {};
   told.site = site_of(c.place, op.name);
   told.when = {record_.context.step, c.phase};
@@ -192,28 +191,13 @@ SemanticGraph::Read SemanticGraph::read_of(const Touch& t) {
   return {s.writer, t.bytes, s.writer ? clock_ - s.written_at : 0, s.when, s.residency};
 }
 
-// Whose a fresh storage is follows from who made it, until the program says so.
-static DataResidency made_in(ExecutionPhase phase, bool context) {
-  switch (phase) {
-    case ExecutionPhase::other: return context ? DataResidency::input : DataResidency::other;
-    case ExecutionPhase::backward: return DataResidency::gradient;
-    case ExecutionPhase::optimizer: return DataResidency::other;  // a temporary, unless the program names it
-    case ExecutionPhase::forward:
-    case ExecutionPhase::llm_prefill:
-    case ExecutionPhase::llm_decode:
-    case ExecutionPhase::vision_encoding:
-    case ExecutionPhase::audio_encoding: break;
-  }
-  return DataResidency::ephemeral_activation;
-}
-
 void SemanticGraph::write_to(const Told& told, const Touch& t) {
   Storage& s = storages_.at(t.address);
   s.writer = told.site;
   s.written_at = clock_;
   s.when = told.when;
   if (t.kind != Touch::fresh) return;
-  s.residency = made_in(told.when.phase, told.context);
+  s.residency = told.context ? made_in(told.when.phase) : DataResidency::other;
   s.named = false;
 }
 
@@ -278,10 +262,11 @@ void SemanticGraph::close_step(Step& step, ExecutionPhase phase) {
 bool SemanticGraph::step(std::span<const std::byte> payload) {
   wire::Reader r(payload);
   auto m = r.get<wire::MeaningStep>();
-  if (!r.finished() || !m.step || m.step > UINT32_MAX || !known_phase(m.phase)) return false;
+  if (!r.finished() || m.step > UINT32_MAX || !known_phase(m.phase)) return false;
   auto phase = static_cast<ExecutionPhase>(m.phase);
   auto number = static_cast<uint32_t>(m.step);
   ++steps_over_[m.phase];
+  if (!number) return true;
   expected_ = phase;
   auto step = std::find_if(steps_.begin(), steps_.end(), [&](const Step& s) { return s.number == number; });
   if (step != steps_.end()) close_step(*step, phase);
@@ -290,6 +275,7 @@ bool SemanticGraph::step(std::span<const std::byte> payload) {
 }
 
 void SemanticGraph::finish() {
+  close_calls();
   for (Step& s : steps_)
     if (s.number) close_step(s, ExecutionPhase::forward);
 }
@@ -376,6 +362,32 @@ bool SemanticGraph::memory(std::span<const std::byte> payload) {
   if (!r.finished()) return false;
   std::copy(std::begin(m.bytes), std::end(m.bytes), memory_.begin());
   return true;
+}
+
+// ---- call level ----
+
+bool SemanticGraph::calls_of(std::span<const std::byte> payload) {
+  wire::Reader r(payload);
+  auto m = r.get<wire::MeaningOp>();
+  if (!r.finished() || m.op > wire::kOpIdsMax) return false;
+  close_calls();
+  if (!m.op) return true;
+  const Context c = context_of(m.context);
+  calls_.site = site_of(c.place, m.op <= ops_.size() ? ops_[m.op - 1].name : 0);
+  calls_.when = {m.step, c.phase};
+  calls_.context = c.given;
+  return true;
+}
+
+void SemanticGraph::called(uint64_t nanoseconds) {
+  if (calls_.site) calls_nanoseconds_ += nanoseconds;
+}
+
+// Shapes and tensors are not known here: the node has times only.
+void SemanticGraph::close_calls() {
+  if (calls_.site) record(calls_, {}, calls_nanoseconds_);
+  calls_.site = 0;
+  calls_nanoseconds_ = 0;
 }
 
 // ---- CUDA graphs ----

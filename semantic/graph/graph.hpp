@@ -47,6 +47,9 @@ class SemanticGraph {
   bool residency(std::span<const std::byte> payload);
   bool memory(std::span<const std::byte> payload);
   bool name(std::span<const std::byte> payload);
+  // Call level (meaning_op): the calls from here on are an op's, and how long one of them took. The op counts when the next begins.
+  bool calls_of(std::span<const std::byte> payload);
+  void called(uint64_t nanoseconds);
   // Rows from the host have been written to the address.
   void uploaded(uint64_t address);
 
@@ -157,6 +160,8 @@ class SemanticGraph {
   void add(const Event& event, std::span<const Read> reads, Moment when);
   Read read_of(const Touch& t);
   void write_to(const Told& told, const Touch& t);
+  void close_calls();
+  Context context_of(uint32_t id) const { return id < contexts_.size() ? contexts_[id] : Context{}; }
   Step* open_step(uint32_t number);
   void close_step(Step& step, ExecutionPhase phase);
   void commit(const Event& event, std::span<const Read> reads, Moment when);
@@ -198,7 +203,8 @@ class SemanticGraph {
   std::vector<Touch> touches_;
   std::vector<Read> reads_;
   std::vector<const Shape*> output_shapes_;
-  Told latest_query_;
+  Told latest_query_, calls_;
+  uint64_t calls_nanoseconds_ = 0;
 };
 
 }  // namespace djinn::graph

@@ -35,6 +35,21 @@ enum class DataResidency : uint8_t {
 inline constexpr std::array<std::string_view, 7> kDataResidencies = {"other",    "persistent_weight", "ephemeral_activation", "stateful_kv_cache",
                                                                      "gradient", "optimizer_state",   "input"};
 
+// What an op of this phase makes, until somebody says otherwise; an optimizer's state shows at the end of its step.
+constexpr DataResidency made_in(ExecutionPhase p) {
+  switch (p) {
+    case ExecutionPhase::other: return DataResidency::input;
+    case ExecutionPhase::backward: return DataResidency::gradient;
+    case ExecutionPhase::forward:
+    case ExecutionPhase::optimizer:
+    case ExecutionPhase::llm_prefill:
+    case ExecutionPhase::llm_decode:
+    case ExecutionPhase::vision_encoding:
+    case ExecutionPhase::audio_encoding: return DataResidency::ephemeral_activation;
+  }
+  return DataResidency::other;
+}
+
 constexpr std::string_view name(ExecutionPhase p) { return kExecutionPhases[static_cast<size_t>(p)]; }
 constexpr std::string_view name(DataResidency r) { return kDataResidencies[static_cast<size_t>(r)]; }
 // Numbers from a peer.

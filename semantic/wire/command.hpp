@@ -66,6 +66,7 @@ enum class Opcode : uint32_t {
   meaning_residency = 0x82,  // post put_array<uint64_t>({address of a storage's first byte, DataResidency} again and again)
   meaning_memory = 0x83,     // post MeaningMemory: the program's living tensors, now
   meaning_name = 0x84,       // post put_string(name): what the program calls its session
+  meaning_op = 0x85,         // post MeaningOp: the calls that follow are part of this op (call level; ops of op level say it themselves)
   // session
   counters = 0x70,  // call (empty) → reply control::Counters
   timings = 0x71,   // call Timings → reply TimingsReply: from now on device work is reported with its times, or no longer
@@ -209,9 +210,13 @@ struct MeaningContext {
   uint64_t phase;  // graph::ExecutionPhase; `forward` is what the op's step turns out to be
 };
 struct MeaningStep {
-  uint64_t step;           // number, as its ops named it; 32 bits, never 0
+  uint64_t step;           // number, as its ops named it; 32 bits. 0: a step that no op names, a backward or an optimizer's
   uint64_t phase;          // graph::ExecutionPhase
   uint64_t queries, keys;  // lengths that the first attention met; 0 = none
+};
+struct MeaningOp {
+  uint64_t op;             // id of op_define + 1; 0: of none
+  uint32_t context, step;  // as in op::OpContext
 };
 struct MeaningMemory {
   uint64_t bytes[graph::kDataResidencies.size()];  // by graph::DataResidency
@@ -254,6 +259,6 @@ template <class... T>
 constexpr bool kWireLayout = ((std::is_trivially_copyable_v<T> && sizeof(T) % 8 == 0 && std::has_unique_object_representations_v<T>)&&...);
 static_assert(kWireLayout<MapMemory, MemoryCreate, MemoryMap, MemoryAccess, Secret, MemoryShare, MemoryImport, DeviceIndex, Lease, LeaseReply,
                           MemoryInfo, Upload, Download, Copy, Fill, Reduce, Handle, StreamCreate, StreamWait, EventRecord, ModuleLoad, KernelGet,
-                          Launch, GraphAdd, GraphLaunch, MeaningContext, MeaningStep, MeaningMemory, Reply, EventDone, Error, Pushed, Timings, TimingsReply, Timing>);
+                          Launch, GraphAdd, GraphLaunch, MeaningContext, MeaningStep, MeaningOp, MeaningMemory, Reply, EventDone, Error, Pushed, Timings, TimingsReply, Timing>);
 
 }  // namespace djinn::wire

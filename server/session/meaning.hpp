@@ -19,6 +19,9 @@ class Meaning {
   // The meaning_* records: false when malformed.
   bool said(wire::Opcode opcode, std::span<const std::byte> payload);
   void uploaded(uint64_t address);
+  // Call level: whether the hooks say which op calls belong to (asked by the executor thread only), and how long one of them took.
+  bool calls_are_meant() const { return calls_are_meant_; }
+  void called(uint64_t nanoseconds);
 
   wire::control::Meaning now() const;
   // `last`: the session is over, and so are its open steps.
@@ -27,6 +30,7 @@ class Meaning {
  private:
   mutable std::mutex mutex_;  // held for a fraction of a microsecond by the executor, for milliseconds by a snapshot
   graph::SemanticGraph graph_;
+  bool calls_are_meant_ = false;
 };
 
 }  // namespace djinn::server

@@ -195,7 +195,10 @@ bool Session::step(const Command& c) {
   ++counts_.commands;
   const bool timed = timing_ && is_work(c.head.opcode);
   const uint64_t begin = timed ? device().timestamp(0) : 0;
+  const bool meant = meaning_.calls_are_meant() && is_work(c.head.opcode);
+  const auto meant_begin = meant ? Clock::now() : Clock::time_point{};
   Failure f = dispatch(c);
+  if (meant) meaning_.called(since(meant_begin));
   if (timed) timings_.push_back({c.ticket, begin, device().timestamp(0)});
   if (f.code && f.error_class == ErrorClass::lost) {
     ended_ = f.operation + ": " + f.text;
