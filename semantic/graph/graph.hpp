@@ -1,7 +1,7 @@
 // The rolling, semantically rich graph of one session: what its ops did, by op, module, phase and label (nodes), and which of them made what others
-// read (edges). It is fed with the records that the worker executes, by one thread; nothing that is computed depends on it. A forward step (the outermost
-// call of a module) says what it was when it is over, so what its ops did is kept aside until then. Everything is bounded (below, tensors.hpp and
-// wire/limits.hpp): what finds no place is counted. In the steady state nothing is allocated.
+// read (edges). It is fed with the records that the worker executes, by one thread; nothing that is computed depends on it. A forward step (the
+// outermost call of a module) says what it was when it is over, so what its ops did is kept aside until then. Everything is bounded (below,
+// tensors.hpp and wire/limits.hpp): what finds no place is counted. In the steady state nothing is allocated.
 #pragma once
 #include <array>
 #include <deque>
@@ -19,8 +19,8 @@ namespace djinn::graph {
 
 // Forward steps that are open at one time: one per thread that calls modules. The oldest is taken for plain forward when there are more.
 constexpr size_t kOpenStepsMax = 8;
-// Ops of a step that are kept aside (and as many reads as they have, up to four times as many): the forward of the largest models has some ten thousand.
-// A step that is longer is plain forward.
+// Ops of a step that are kept aside (and as many reads as they have, up to four times as many): the forward of the largest models has some ten
+// thousand. A step that is longer is plain forward.
 constexpr size_t kStepOpsMax = 1 << 15;
 constexpr size_t kStepReadsMax = 4 * kStepOpsMax;
 // Steps that are over whose phase is remembered, for what reads their tensors later and for ops that arrive late.

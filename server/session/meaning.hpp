@@ -1,5 +1,6 @@
-// What a session's program is doing: the executor thread feeds it with the records that it executes, the io thread asks it for the broker. Behind it is the
-// graph (semantic/graph); here are the lock between the two threads and the knowledge of which record says what. Nothing depends on what is in it.
+// What a session's program is doing: the executor thread feeds it with the records that it executes, the io thread asks it for the broker. Behind it
+// is the graph (semantic/graph); here are the lock between the two threads and the knowledge of which record says what. Nothing depends on what is in
+// it.
 #pragma once
 #include <mutex>
 

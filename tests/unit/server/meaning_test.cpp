@@ -45,18 +45,19 @@ const djinn_executor* slow_executor() {
 struct Meant {
   CountingDevice device;
   Session session;
-  Meant() : session([this] {
-      Session::Setup s;
-      s.opened.session = 4;
-      s.opened.level = wire::control::Level::op;
-      s.opened.range = {kBase, kEach};
-      s.opened.devices.resize(1);
-      s.device = &device;
-      s.executor = slow_executor();
-      s.send = [](std::span<const std::byte>, std::span<const djinn_part>) { return true; };
-      s.queued = [] { return uint64_t{42}; };
-      return s;
-    }()) {
+  Meant()
+      : session([this] {
+          Session::Setup s;
+          s.opened.session = 4;
+          s.opened.level = wire::control::Level::op;
+          s.opened.range = {kBase, kEach};
+          s.opened.devices.resize(1);
+          s.device = &device;
+          s.executor = slow_executor();
+          s.send = [](std::span<const std::byte>, std::span<const djinn_part>) { return true; };
+          s.queued = [] { return uint64_t{42}; };
+          return s;
+        }()) {
     run(Opcode::op_define, define_op(1, "aten::mm"));
     run(Opcode::op_define, define_op(13, "aten::unlucky"));
     for (uint32_t t = 0; t < 4; t++) run(Opcode::tensor_define, define_tensor(t, kBase + 4096 * t, {8, 8}));
