@@ -2,11 +2,7 @@
 // Nothing may crash (run it under asan), every prefix of a good record is refused, and whatever came in, the snapshot is true: edges join nodes that
 // are there, phases and residencies have names, and it fits a control message. `graph_fuzz --seconds N --seed S`; DJINN_FUZZ_SECONDS is the default
 // time.
-#include <chrono>
-#include <cstdio>
-#include <cstdlib>
 #include <memory>
-#include <string_view>
 
 #include "semantic/graph/graph.hpp"
 #include "tests/fuzz/mutation.hpp"
@@ -126,23 +122,5 @@ void fuzz_session() {
 }  // namespace
 
 int main(int argc, char** argv) {
-  const char* variable = std::getenv("DJINN_FUZZ_SECONDS");
-  double seconds = variable ? std::atof(variable) : 2;
-  uint64_t seed = 1;
-  for (int i = 1; i + 1 < argc; i += 2) {
-    std::string_view option = argv[i];
-    if (option == "--seconds") seconds = std::atof(argv[i + 1]);
-    else if (option == "--seed") seed = std::strtoull(argv[i + 1], nullptr, 10);
-    else return std::fprintf(stderr, "usage: graph_fuzz [--seconds N] [--seed S]\n"), 2;
-  }
-  random_bits.seed(seed);
-  auto end = std::chrono::steady_clock::now() + std::chrono::duration<double>(seconds);
-  uint64_t rounds = 0;
-  do {
-    fuzz_session();
-    ++rounds;
-  } while (std::chrono::steady_clock::now() < end);
-  std::printf("graph_fuzz: seed %llu, %llu rounds, %llu records refused, %llu accepted\n", static_cast<unsigned long long>(seed),
-              static_cast<unsigned long long>(rounds), static_cast<unsigned long long>(refused), static_cast<unsigned long long>(accepted));
-  return refused && accepted ? 0 : 1;
+  return djinn::fuzz::run("graph_fuzz", argc, argv, accepted, refused, [] { fuzz_session(); });
 }
