@@ -32,8 +32,8 @@ class JsonLine final : public spdlog::formatter {
     gmtime_r(&seconds, &t);
     auto level = spdlog::level::to_string_view(m.level);
     Json j;
-    j.field("time", fmt::format("{:04}-{:02}-{:02}T{:02}:{:02}:{:02}.{:03}Z", t.tm_year + 1900, t.tm_mon + 1, t.tm_mday, t.tm_hour, t.tm_min, t.tm_sec,
-                                milliseconds));
+    j.field("time", fmt::format("{:04}-{:02}-{:02}T{:02}:{:02}:{:02}.{:03}Z", t.tm_year + 1900, t.tm_mon + 1, t.tm_mday, t.tm_hour, t.tm_min,
+                                t.tm_sec, milliseconds));
     j.field("level", std::string(level.data(), level.size())).field("message", std::string(m.payload.data(), m.payload.size()));
     j.field("pid", uint64_t(getpid()));
     if (uint64_t session = thread_session ? thread_session : process_session.load()) j.field("session", session);

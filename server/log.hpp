@@ -1,5 +1,5 @@
-// Logging of broker and workers: spdlog to stderr, one line an event, the process named by its number; as text for people or as one JSON object a line
-// for machines (time, level, message, pid, and session where there is one).
+// Logging of broker and workers: spdlog to stderr, one line an event, the process named by its number; as text for people or as one JSON object a
+// line for machines (time, level, message, pid, and session where there is one).
 #pragma once
 #include <spdlog/spdlog.h>
 

@@ -31,7 +31,7 @@ struct Options {
   unsigned workers = 1;  // warm ones
   std::string log_level = "info", log_format = "text";
   std::optional<transport::Endpoint> metrics;  // where Prometheus may ask; tcp
-  std::chrono::milliseconds idle_exit{0};  // 0 = never
+  std::chrono::milliseconds idle_exit{0};      // 0 = never
   bool allow_unauthenticated = false;
   int ready_fd = -1;
   std::string stats, graph;  // an endpoint: print that server's statistics, or a session's graph, and end

@@ -22,19 +22,19 @@ struct Shape {
 
 // Which formula.
 enum class Cost : uint8_t {
-  nothing,                   // moves data
-  elements,                  // 1 · elements of the outputs
-  reduction,                 // 1 · elements of the first argument
-  product,                   // 2 · elements of the output · k: mm, bmm, mv, dot, linear …; k is the last size of argument 0
-  product_after_bias,        // the same with argument 1: addmm, baddbmm, addmv
-  product_over_batch,        // the same summed over the batch: addbmm
-  convolution,               // 2 · elements of the output (transposed: of the input) · elements of one filter
-  convolution_flagged,       // the same; argument 6 says whether it is transposed
-  convolution_transposed,    // the same, always transposed
-  convolution_backward,      // the forward's, for each of the gradients of input and weight; argument 7 says whether it is transposed
-  attention,                 // 2·b·h·q·k·(d + d_v): arguments 0 to 2 are query [b, h, q, d], key and value
-  attention_heads_last,      // the same with query [b, q, h, d]
-  attention_backward,        // 2·b·h·q·k·(3·d + 2·d_v): the scores again, and four products; arguments 1 to 3
+  nothing,                 // moves data
+  elements,                // 1 · elements of the outputs
+  reduction,               // 1 · elements of the first argument
+  product,                 // 2 · elements of the output · k: mm, bmm, mv, dot, linear …; k is the last size of argument 0
+  product_after_bias,      // the same with argument 1: addmm, baddbmm, addmv
+  product_over_batch,      // the same summed over the batch: addbmm
+  convolution,             // 2 · elements of the output (transposed: of the input) · elements of one filter
+  convolution_flagged,     // the same; argument 6 says whether it is transposed
+  convolution_transposed,  // the same, always transposed
+  convolution_backward,    // the forward's, for each of the gradients of input and weight; argument 7 says whether it is transposed
+  attention,               // 2·b·h·q·k·(d + d_v): arguments 0 to 2 are query [b, h, q, d], key and value
+  attention_heads_last,    // the same with query [b, q, h, d]
+  attention_backward,      // 2·b·h·q·k·(3·d + 2·d_v): the scores again, and four products; arguments 1 to 3
   attention_backward_heads_last,
 };
 

@@ -36,40 +36,7 @@ uint32_t& SemanticGraph::Index::of(uint64_t key) {
   return slots_[i].index;
 }
 
-// ---- call level ----
-
-bool SemanticGraph::op(std::span<const std::byte> payload) {
-  wire::Reader r(payload);
-  auto m = r.get<wire::MeaningOp>();
-  if (!r.finished() || m.op > wire::kOpIdsMax) return false;
-  annotated_ = {};
-  if (!m.op) return true;
-  Context c = m.context < contexts_.size() ? contexts_[m.context] : Context{};
-  annotated_.site = site_of(c.place, m.op - 1 < ops_.size() ? ops_[m.op - 1].name : 0);
-  annotated_.when = {m.step, c.phase};
-  ++clock_;
-  note(annotated_);
-  add({annotated_.site, 0, 0, 0, 1, 0}, {}, annotated_.when);
-  return true;
-}
-
-void SemanticGraph::called(std::string_view function, uint64_t nanoseconds) {
-  if (annotated_.site) return add({annotated_.site, nanoseconds, 0, 0, 0, 0}, {}, annotated_.when);
-  add({site_of(0, name_index(std::string(function))), nanoseconds, 0, 0, 1, 0}, {}, {});
-}
-
 // ---- names ----
-
-// 0, the empty name, when there are too many.
-uint32_t SemanticGraph::name_index(std::string name) {
-  if (name.size() > kOpNameMax) name.resize(kOpNameMax);
-  if (auto known = name_index_.find(name); known != name_index_.end()) return known->second;
-  if (names_.size() >= wire::kOpIdsMax) return 0;
-  auto index = static_cast<uint32_t>(names_.size());
-  name_index_.emplace(name, index);
-  names_.push_back(std::move(name));
-  return index;
-}
 
 bool SemanticGraph::define_op(std::span<const std::byte> payload) {
   wire::Reader r(payload);
@@ -81,7 +48,14 @@ bool SemanticGraph::define_op(std::span<const std::byte> payload) {
   op.cost = cost_of(name);
   op.written = written_arguments(name);
   if (!overload.empty()) name.append(1, '.').append(overload);
-  op.name = name_index(std::move(name));
+  if (name.size() > kOpNameMax) name.resize(kOpNameMax);
+  if (auto known = name_index_.find(name); known != name_index_.end()) {
+    op.name = known->second;
+  } else if (names_.size() < wire::kOpIdsMax) {
+    op.name = static_cast<uint32_t>(names_.size());
+    name_index_.emplace(name, op.name);
+    names_.push_back(std::move(name));
+  }
   if (ops_.size() <= d.id) ops_.resize(std::bit_ceil(d.id + 64));
   ops_[d.id] = op;
   return true;
@@ -159,8 +133,7 @@ bool SemanticGraph::tell(std::span<const std::byte> payload, Told& told) {
   if (!record_.read(payload)) return false;
   static constexpr Op kUnknown;
   const Op& op = record_.head.op < ops_.size() ? ops_[record_.head.op] : kUnknown;
-  static constexpr Context kNoContext;
-  const Context& c = record_.context.context < contexts_.size() ? contexts_[record_.context.context] : kNoContext;
+  const Context c = context_of(record_.context.context);
   told = {};
   told.site = site_of(c.place, op.name);
   told.when = {record_.context.step, c.phase};
@@ -293,7 +266,7 @@ bool SemanticGraph::step(std::span<const std::byte> payload) {
   auto phase = static_cast<ExecutionPhase>(m.phase);
   auto number = static_cast<uint32_t>(m.step);
   ++steps_over_[m.phase];
-  if (!number) return true;  // a backward's or an optimizer's
+  if (!number) return true;
   expected_ = phase;
   auto step = std::find_if(steps_.begin(), steps_.end(), [&](const Step& s) { return s.number == number; });
   if (step != steps_.end()) close_step(*step, phase);
@@ -302,6 +275,7 @@ bool SemanticGraph::step(std::span<const std::byte> payload) {
 }
 
 void SemanticGraph::finish() {
+  close_calls();
   for (Step& s : steps_)
     if (s.number) close_step(s, ExecutionPhase::forward);
 }
@@ -388,6 +362,32 @@ bool SemanticGraph::memory(std::span<const std::byte> payload) {
   if (!r.finished()) return false;
   std::copy(std::begin(m.bytes), std::end(m.bytes), memory_.begin());
   return true;
+}
+
+// ---- call level ----
+
+bool SemanticGraph::calls_of(std::span<const std::byte> payload) {
+  wire::Reader r(payload);
+  auto m = r.get<wire::MeaningOp>();
+  if (!r.finished() || m.op > wire::kOpIdsMax) return false;
+  close_calls();
+  if (!m.op) return true;
+  const Context c = context_of(m.context);
+  calls_.site = site_of(c.place, m.op <= ops_.size() ? ops_[m.op - 1].name : 0);
+  calls_.when = {m.step, c.phase};
+  calls_.context = c.given;
+  return true;
+}
+
+void SemanticGraph::called(uint64_t nanoseconds) {
+  if (calls_.site) calls_nanoseconds_ += nanoseconds;
+}
+
+// Shapes and tensors are not known here: the node has times only.
+void SemanticGraph::close_calls() {
+  if (calls_.site) record(calls_, {}, calls_nanoseconds_);
+  calls_.site = 0;
+  calls_nanoseconds_ = 0;
 }
 
 // ---- CUDA graphs ----

@@ -1,7 +1,7 @@
 // The rolling, semantically rich graph of one session: what its ops did, by op, module, phase and label (nodes), and which of them made what others
-// read (edges). It is fed with the records that the worker executes, by one thread; nothing that is computed depends on it. A forward step (the outermost
-// call of a module) says what it was when it is over, so what its ops did is kept aside until then. Everything is bounded (below, tensors.hpp and
-// wire/limits.hpp): what finds no place is counted. In the steady state nothing is allocated.
+// read (edges). It is fed with the records that the worker executes, by one thread; nothing that is computed depends on it. A forward step (the
+// outermost call of a module) says what it was when it is over, so what its ops did is kept aside until then. Everything is bounded (below,
+// tensors.hpp and wire/limits.hpp): what finds no place is counted. In the steady state nothing is allocated.
 #pragma once
 #include <array>
 #include <deque>
@@ -19,8 +19,8 @@ namespace djinn::graph {
 
 // Forward steps that are open at one time: one per thread that calls modules. The oldest is taken for plain forward when there are more.
 constexpr size_t kOpenStepsMax = 8;
-// Ops of a step that are kept aside (and as many reads as they have, up to four times as many): the forward of the largest models has some ten thousand.
-// A step that is longer is plain forward.
+// Ops of a step that are kept aside (and as many reads as they have, up to four times as many): the forward of the largest models has some ten
+// thousand. A step that is longer is plain forward.
 constexpr size_t kStepOpsMax = 1 << 15;
 constexpr size_t kStepReadsMax = 4 * kStepOpsMax;
 // Steps that are over whose phase is remembered, for what reads their tensors later and for ops that arrive late.
@@ -47,9 +47,9 @@ class SemanticGraph {
   bool residency(std::span<const std::byte> payload);
   bool memory(std::span<const std::byte> payload);
   bool name(std::span<const std::byte> payload);
-  // Call level: the calls that follow are part of an op, or of none; one of them, which took so long.
-  bool op(std::span<const std::byte> payload);
-  void called(std::string_view function, uint64_t nanoseconds);
+  // Call level (meaning_op): the calls from here on are an op's, and how long one of them took. The op counts when the next begins.
+  bool calls_of(std::span<const std::byte> payload);
+  void called(uint64_t nanoseconds);
   // Rows from the host have been written to the address.
   void uploaded(uint64_t address);
 
@@ -149,7 +149,6 @@ class SemanticGraph {
   static std::string_view op_of(const std::vector<std::string>& names, uint64_t key) { return names[(key >> 3) & 0xffff]; }
   static uint32_t place_of(uint64_t key) { return static_cast<uint32_t>((key >> 19) & (wire::kContextsMax - 1)); }
 
-  uint32_t name_index(std::string name);
   uint32_t place(std::string_view module, std::string_view label);
   bool tell(std::span<const std::byte> payload, Told& told);
   void tell_writes(const Op& op, Told& told);
@@ -161,6 +160,8 @@ class SemanticGraph {
   void add(const Event& event, std::span<const Read> reads, Moment when);
   Read read_of(const Touch& t);
   void write_to(const Told& told, const Touch& t);
+  void close_calls();
+  Context context_of(uint32_t id) const { return id < contexts_.size() ? contexts_[id] : Context{}; }
   Step* open_step(uint32_t number);
   void close_step(Step& step, ExecutionPhase phase);
   void commit(const Event& event, std::span<const Read> reads, Moment when);
@@ -197,15 +198,13 @@ class SemanticGraph {
   std::array<uint64_t, kPhases> steps_over_{}, ops_run_{}, nanoseconds_{};
   std::array<uint64_t, kResidencies> memory_{};
 
-  // of the op whose calls are coming; none: site 0
-  Told annotated_;
-
   // of the op at hand
   OpRecord record_;
   std::vector<Touch> touches_;
   std::vector<Read> reads_;
   std::vector<const Shape*> output_shapes_;
-  Told latest_query_;
+  Told latest_query_, calls_;
+  uint64_t calls_nanoseconds_ = 0;
 };
 
 }  // namespace djinn::graph

@@ -1,5 +1,5 @@
-// An op record as the graph sees it: which tensors it names where, and what it is part of. The values are walked over, not understood: whether they fit
-// the schema is the executor's business (server/execute/cpu/aten/decode), who has refused what does not. Every word is foreign all the same.
+// An op record as the graph sees it: which tensors it names where, and what it is part of. The values are walked over, not understood: whether they
+// fit the schema is the executor's business (server/execute/cpu/aten/decode), who has refused what does not. Every word is foreign all the same.
 #pragma once
 #include <cstddef>
 #include <cstdint>

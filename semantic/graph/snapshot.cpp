@@ -59,7 +59,14 @@ control::Graph SemanticGraph::snapshot(uint64_t session) const {
     }
     bytes += more;
     place_in[i] = static_cast<uint32_t>(g.nodes.size());
-    g.nodes.push_back({std::string(op), p.module, p.label, static_cast<uint32_t>(n.key & 7), n.count, n.nanoseconds, n.flops, n.written,
+    g.nodes.push_back({std::string(op),
+                       p.module,
+                       p.label,
+                       static_cast<uint32_t>(n.key & 7),
+                       n.count,
+                       n.nanoseconds,
+                       n.flops,
+                       n.written,
                        {n.read.begin(), n.read.end()}});
   }
   for (uint32_t i : heaviest_first(edges_, [](const Edge& e) { return e.bytes; })) {

@@ -1,5 +1,5 @@
-// What the graph knows of memory: the tensors that the wire describes by id, and, by the address of its first byte, who wrote a storage last and whose it
-// is. Both are bounded; both find their entry without allocating.
+// What the graph knows of memory: the tensors that the wire describes by id, and, by the address of its first byte, who wrote a storage last and
+// whose it is. Both are bounded; both find their entry without allocating.
 #pragma once
 #include <cstdint>
 #include <span>

@@ -204,10 +204,10 @@ void Broker::end_session(uint64_t id, const std::string& reason, const std::stri
   front_door_->close_session(id, for_client);
   const control::Counters& c = s.counters;
   control::Counters& sum = totals_.ended;
-  for (auto field : {&control::Counters::frames, &control::Counters::bytes, &control::Counters::commands, &control::Counters::ops,
-                     &control::Counters::calls, &control::Counters::launches_validated, &control::Counters::violations,
-                     &control::Counters::launches_refused, &control::Counters::errors, &control::Counters::execute_nanoseconds,
-                     &control::Counters::open_nanoseconds})
+  for (auto field :
+       {&control::Counters::frames, &control::Counters::bytes, &control::Counters::commands, &control::Counters::ops, &control::Counters::calls,
+        &control::Counters::launches_validated, &control::Counters::violations, &control::Counters::launches_refused, &control::Counters::errors,
+        &control::Counters::execute_nanoseconds, &control::Counters::open_nanoseconds})
     sum.*field += c.*field;
   add_phases(sum.meaning.steps, c.meaning.steps);
   add_phases(sum.meaning.ops, c.meaning.ops);

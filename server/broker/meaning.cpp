@@ -1,5 +1,5 @@
-// The graphs of sessions (djinn graph): a living session's worker is asked, an ended one's last graph is kept for a while, so that a program that is over
-// can still be looked at. A worker that was killed says nothing more.
+// The graphs of sessions (djinn graph): a living session's worker is asked, an ended one's last graph is kept for a while, so that a program that is
+// over can still be looked at. A worker that was killed says nothing more.
 #include <fmt/format.h>
 
 #include "server/broker/broker.hpp"

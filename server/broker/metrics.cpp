@@ -121,7 +121,8 @@ void add_sessions(Page& page, const control::StatsReply& s) {
   each("djinn_session_executor_seconds_total", "Time that a session's executor was at work", MetricType::Counter,
        [](const Counters& c) { return seconds(c.execute_nanoseconds); });
   each("djinn_session_memory_bytes", "Memory that a session has mapped", MetricType::Gauge, number(&Counters::memory_bytes));
-  each("djinn_session_queued_commands", "Commands of a session that have arrived and not been executed", MetricType::Gauge, number(&Counters::queued));
+  each("djinn_session_queued_commands", "Commands of a session that have arrived and not been executed", MetricType::Gauge,
+       number(&Counters::queued));
 }
 
 }  // namespace

@@ -1,5 +1,5 @@
-// `--metrics HOST:PORT`: what the broker knows, for Prometheus. A scrape reads the numbers that the broker has published last (once a second); it asks
-// nobody, waits for nobody, and has threads of its own. docs/grafana/djinn.json draws these metrics.
+// `--metrics HOST:PORT`: what the broker knows, for Prometheus. A scrape reads the numbers that the broker has published last (once a second); it
+// asks nobody, waits for nobody, and has threads of its own. docs/grafana/djinn.json draws these metrics.
 #pragma once
 #include <memory>
 #include <string>

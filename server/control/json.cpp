@@ -11,7 +11,8 @@ static size_t utf8_length(std::string_view text) {
   for (size_t i = 1; i < n; i++)
     if ((at(i) & 0xc0) != 0x80) return 0;
   // overlong forms, surrogates, and what is beyond Unicode
-  if ((at(0) == 0xe0 && at(1) < 0xa0) || (at(0) == 0xed && at(1) > 0x9f) || (at(0) == 0xf0 && at(1) < 0x90) || (at(0) == 0xf4 && at(1) > 0x8f)) return 0;
+  if ((at(0) == 0xe0 && at(1) < 0xa0) || (at(0) == 0xed && at(1) > 0x9f) || (at(0) == 0xf0 && at(1) < 0x90) || (at(0) == 0xf4 && at(1) > 0x8f))
+    return 0;
   return n;
 }
 

@@ -1,5 +1,5 @@
-// JSON of objects; what has fields is given by name, so that nothing depends on an order. Text may come from a client: what is not UTF-8 is replaced, or
-// nobody could read the line.
+// JSON of objects; what has fields is given by name, so that nothing depends on an order. Text may come from a client: what is not UTF-8 is replaced,
+// or nobody could read the line.
 #pragma once
 #include <fmt/format.h>
 

@@ -80,8 +80,8 @@ static Function find_command(Opcode opcode) {
     case Opcode::meaning_step:
     case Opcode::meaning_residency:
     case Opcode::meaning_memory:
-    case Opcode::meaning_op:
-    case Opcode::meaning_name: return meaning;
+    case Opcode::meaning_name:
+    case Opcode::meaning_op: return meaning;
     case Opcode::counters: return counters;
     case Opcode::timings: return timings;
   }

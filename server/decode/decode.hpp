@@ -1,8 +1,6 @@
 // Opcode → function. Each decoder reads one command's payload to its last byte, checks what it names against the session, and asks the device. The
 // mirror of interpose/encode: memory.cpp, copy.cpp, stream.cpp, event.cpp, module.cpp, launch.cpp, op.cpp, graph.cpp; library calls come generated.
 #pragma once
-#include <chrono>
-
 #include "semantic/wire/codec.hpp"
 #include "server/session/session.hpp"
 
@@ -27,11 +25,6 @@ bool read_all(const Command& c, Fixed& out) {
   out = r.get<Fixed>();
   return r.finished() && c.bulk.empty();
 }
-
-struct Stopwatch {
-  std::chrono::steady_clock::time_point begin = std::chrono::steady_clock::now();
-  uint64_t nanoseconds() const { return static_cast<uint64_t>(std::chrono::nanoseconds(std::chrono::steady_clock::now() - begin).count()); }
-};
 
 Failure map_memory(Session&, const Command&);
 Failure unmap_memory(Session&, const Command&);

@@ -33,10 +33,8 @@ Failure launch(Session& s, const Command& c) {
   if (scoped && !s.opened().checks) return invalid("launch", "a scoped launch for a server that does not validate (--check)");
   Failure f;
   if (s.opened().checks) f = validate(s, kernel->second, l, parameters);
-  if (f.code || scoped || s.adding()) return f;
-  Stopwatch watch;
-  if (!s.blind()) f = s.device().launch(kernel->second.name, l, parameters);
-  s.meaning().called(kernel->second.name, watch.nanoseconds());
+  if (f.code || scoped || s.blind() || s.adding()) return f;
+  f = s.device().launch(kernel->second.name, l, parameters);
   if (f.code) ++s.counts().launches_refused;
   return f;
 }

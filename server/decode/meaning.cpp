@@ -1,5 +1,5 @@
-// The meaning_* commands: what the program says of itself (hooks/torch, hooks/python). They change no memory and no result; one that is not what its layout
-// says is refused like any other command.
+// The meaning_* commands: what the program says of itself (hooks/torch, hooks/python). They change no memory and no result; one that is not what its
+// layout says is refused like any other command.
 #include "server/decode/decode.hpp"
 
 namespace djinn::server::decode {

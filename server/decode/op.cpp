@@ -17,6 +17,9 @@ static Failure validate(Session& s, wire::Opcode opcode, std::span<const std::by
 Failure op(Session& s, const Command& c) {
   if (!c.bulk.empty()) return malformed("op");
   auto opcode = static_cast<wire::Opcode>(c.head.opcode);
+  // at call level ops are named for meaning_op only
+  if (opcode == wire::Opcode::op_define && s.opened().level == wire::control::Level::call)
+    return s.meaning().said(opcode, c.payload) ? Failure{} : malformed("op_define");
   if ((opcode == wire::Opcode::op_run || opcode == wire::Opcode::op_query) && !s.adding()) ++s.counts().ops;
   // what a graph runs again was validated when it was added
   Failure checked = s.opened().checks && !s.launching() ? validate(s, opcode, c.payload) : Failure{};

@@ -68,8 +68,8 @@ struct ChannelMessage {
   Descriptor file;                                    // assigned: the session's memory; import_granted: somebody else's
   template <class A>
   void serialize(A& a) {
-    a(kind, binds, torch_directory, executor, op_library, log_level, log_format, grace_milliseconds, total_memory, endpoints, torch, text, names, opened, ranges,
-      counters, graph, number, device, secret.word[0], secret.word[1], offset, size);
+    a(kind, binds, torch_directory, executor, op_library, log_level, log_format, grace_milliseconds, total_memory, endpoints, torch, text, names,
+      opened, ranges, counters, graph, number, device, secret.word[0], secret.word[1], offset, size);
   }
 };
 

@@ -19,11 +19,12 @@ void Meaning::executed(Opcode opcode, std::span<const std::byte> payload, uint64
 
 bool Meaning::said(Opcode opcode, std::span<const std::byte> payload) {
   std::lock_guard lock(mutex_);
+  if (opcode == Opcode::op_define) return graph_.define_op(payload);
   if (opcode == Opcode::meaning_context) return graph_.context(payload);
   if (opcode == Opcode::meaning_step) return graph_.step(payload);
   if (opcode == Opcode::meaning_residency) return graph_.residency(payload);
   if (opcode == Opcode::meaning_memory) return graph_.memory(payload);
-  if (opcode == Opcode::meaning_op) return graph_.op(payload);
+  if (opcode == Opcode::meaning_op) return calls_are_meant_ = true, graph_.calls_of(payload);
   return opcode == Opcode::meaning_name && graph_.name(payload);
 }
 
@@ -47,9 +48,9 @@ void Meaning::uploaded(uint64_t address) {
   graph_.uploaded(address);
 }
 
-void Meaning::called(std::string_view function, uint64_t nanoseconds) {
+void Meaning::called(uint64_t nanoseconds) {
   std::lock_guard lock(mutex_);
-  graph_.called(function, nanoseconds);
+  graph_.called(nanoseconds);
 }
 
 wire::control::Meaning Meaning::now() const {

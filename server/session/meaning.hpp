@@ -1,5 +1,6 @@
-// What a session's program is doing: the executor thread feeds it with the records that it executes, the io thread asks it for the broker. Behind it is the
-// graph (semantic/graph); here are the lock between the two threads and the knowledge of which record says what. Nothing depends on what is in it.
+// What a session's program is doing: the executor thread feeds it with the records that it executes, the io thread asks it for the broker. Behind it
+// is the graph (semantic/graph); here are the lock between the two threads and the knowledge of which record says what. Nothing depends on what is in
+// it.
 #pragma once
 #include <mutex>
 
@@ -19,8 +20,9 @@ class Meaning {
   // The meaning_* records: false when malformed.
   bool said(wire::Opcode opcode, std::span<const std::byte> payload);
   void uploaded(uint64_t address);
-  // A library call or a launch, which is of the op that the program has said, if any.
-  void called(std::string_view function, uint64_t nanoseconds);
+  // Call level: whether the hooks say which op calls belong to (asked by the executor thread only), and how long one of them took.
+  bool calls_are_meant() const { return calls_are_meant_; }
+  void called(uint64_t nanoseconds);
 
   wire::control::Meaning now() const;
   // `last`: the session is over, and so are its open steps.
@@ -29,6 +31,7 @@ class Meaning {
  private:
   mutable std::mutex mutex_;  // held for a fraction of a microsecond by the executor, for milliseconds by a snapshot
   graph::SemanticGraph graph_;
+  bool calls_are_meant_ = false;
 };
 
 }  // namespace djinn::server

@@ -104,9 +104,6 @@ wire::control::Counters Session::counters() const {
 }
 
 Failure Session::run_op(const Command& c) {
-  // call level: a name for the calls that will be this op's
-  if (!executor_ && c.head.opcode == static_cast<uint32_t>(wire::Opcode::op_define) && setup_.opened.level == wire::control::Level::call)
-    return meaning_.executed(wire::Opcode::op_define, c.payload, 0), Failure{};
   if (!executor_) return {cuda_error::not_supported, ErrorClass::refused, "op", "this session has no op level: " + setup_.no_executor};
   djinn_executor_result r{};
   const auto opcode = static_cast<wire::Opcode>(c.head.opcode);
@@ -198,7 +195,10 @@ bool Session::step(const Command& c) {
   ++counts_.commands;
   const bool timed = timing_ && is_work(c.head.opcode);
   const uint64_t begin = timed ? device().timestamp(0) : 0;
+  const bool meant = meaning_.calls_are_meant() && is_work(c.head.opcode);
+  const auto meant_begin = meant ? Clock::now() : Clock::time_point{};
   Failure f = dispatch(c);
+  if (meant) meaning_.called(since(meant_begin));
   if (timed) timings_.push_back({c.ticket, begin, device().timestamp(0)});
   if (f.code && f.error_class == ErrorClass::lost) {
     ended_ = f.operation + ": " + f.text;

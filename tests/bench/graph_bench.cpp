@@ -1,5 +1,5 @@
-// What the graph of a session costs the executor per op: a decode step of a transformer (12 layers of 12 ops, with contexts and steps) and a training step,
-// again and again. The budget is 0.7 µs.
+// What the graph of a session costs the executor per op: a decode step of a transformer (12 layers of 12 ops, with contexts and steps) and a training
+// step, again and again. The budget is 0.7 µs.
 #include <benchmark/benchmark.h>
 
 #include "semantic/graph/graph.hpp"

@@ -1,11 +1,6 @@
 // Throws damaged frames and control messages at the parsers that meet strangers first. Nothing may crash (run it under asan), every prefix of a good
 // message is refused, and what is accepted must be true: records tile the frame and stay inside it, a decoded control message encodes to the
 // size that it came with. `frame_fuzz --seconds N --seed S`; DJINN_FUZZ_SECONDS is the default time.
-#include <chrono>
-#include <cstdio>
-#include <cstdlib>
-#include <string_view>
-
 #include "tests/fuzz/mutation.hpp"
 #include "tests/unit/wire/control_messages.hpp"
 #include "tests/unit/wire/frames.hpp"
@@ -102,19 +97,7 @@ void fuzz_noise() {
 }  // namespace
 
 int main(int argc, char** argv) {
-  const char* variable = std::getenv("DJINN_FUZZ_SECONDS");
-  double seconds = variable ? std::atof(variable) : 2;
-  uint64_t seed = 1;
-  for (int i = 1; i + 1 < argc; i += 2) {
-    std::string_view option = argv[i];
-    if (option == "--seconds") seconds = std::atof(argv[i + 1]);
-    else if (option == "--seed") seed = std::strtoull(argv[i + 1], nullptr, 10);
-    else return std::fprintf(stderr, "usage: frame_fuzz [--seconds N] [--seed S]\n"), 2;
-  }
-  random_bits.seed(seed);
-  auto end = std::chrono::steady_clock::now() + std::chrono::duration<double>(seconds);
-  uint64_t rounds = 0;
-  do {
+  return djinn::fuzz::run("frame_fuzz", argc, argv, accepted, refused, [] {
     for (int i = 0; i < 10; i++) fuzz_frames();
     fuzz_control(Kind::open, full_open());
     fuzz_control(Kind::opened, full_opened());
@@ -122,9 +105,5 @@ int main(int argc, char** argv) {
     fuzz_control(Kind::stats_reply, full_stats());
     fuzz_control(Kind::graph_reply, full_graph());
     fuzz_noise();
-    ++rounds;
-  } while (std::chrono::steady_clock::now() < end);
-  std::printf("frame_fuzz: seed %llu, %llu rounds, %llu messages refused, %llu accepted\n", static_cast<unsigned long long>(seed),
-              static_cast<unsigned long long>(rounds), static_cast<unsigned long long>(refused), static_cast<unsigned long long>(accepted));
-  return refused && accepted ? 0 : 1;
+  });
 }

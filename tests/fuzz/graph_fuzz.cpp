@@ -1,11 +1,8 @@
-// Throws damaged and random records at the graph of a session (semantic/graph), which reads them on the executor's thread beside the executor. Nothing may
-// crash (run it under asan), every prefix of a good record is refused, and whatever came in, the snapshot is true: edges join nodes that are there, phases
-// and residencies have names, and it fits a control message. `graph_fuzz --seconds N --seed S`; DJINN_FUZZ_SECONDS is the default time.
-#include <chrono>
-#include <cstdio>
-#include <cstdlib>
+// Throws damaged and random records at the graph of a session (semantic/graph), which reads them on the executor's thread beside the executor.
+// Nothing may crash (run it under asan), every prefix of a good record is refused, and whatever came in, the snapshot is true: edges join nodes that
+// are there, phases and residencies have names, and it fits a control message. `graph_fuzz --seconds N --seed S`; DJINN_FUZZ_SECONDS is the default
+// time.
 #include <memory>
-#include <string_view>
 
 #include "semantic/graph/graph.hpp"
 #include "tests/fuzz/mutation.hpp"
@@ -28,7 +25,9 @@ uint64_t value() {
   switch (below(6)) {
     case 0: return none();
     case 1: return boolean(below(2));
-    case 2: return wire::op::word(wire::op::Tag(below(20)), static_cast<uint8_t>(below(4)), static_cast<uint16_t>(below(8)), static_cast<uint32_t>(below(4)));
+    case 2:
+      return wire::op::word(wire::op::Tag(below(20)), static_cast<uint8_t>(below(4)), static_cast<uint16_t>(below(8)),
+                            static_cast<uint32_t>(below(4)));
     default: return tensor(static_cast<uint32_t>(below(kIds)));
   }
 }
@@ -37,13 +36,15 @@ Bytes op_record() {
   std::vector<uint64_t> words;
   auto arguments = static_cast<uint16_t>(below(5)), outputs = static_cast<uint16_t>(below(3));
   for (uint16_t i = 0; i < arguments; i++) words.push_back(below(8) ? tensor(static_cast<uint32_t>(below(kIds))) : value());
-  for (uint16_t i = 0; i < outputs; i++) words.push_back(below(4) ? tensor(static_cast<uint32_t>(below(kIds))) : alias(static_cast<uint32_t>(below(40))));
+  for (uint16_t i = 0; i < outputs; i++)
+    words.push_back(below(4) ? tensor(static_cast<uint32_t>(below(kIds))) : alias(static_cast<uint32_t>(below(40))));
   wire::op::OpContext context{static_cast<uint32_t>(below(kIds)), static_cast<uint32_t>(below(kIds))};
   return run_op(static_cast<uint32_t>(below(kIds)), arguments, outputs, words, context);
 }
 
 Bytes good_record(int kind) {
-  static const char* const kOps[] = {"aten::mm", "aten::convolution_backward", "aten::_scaled_dot_product_flash_attention_backward", "aten::_foreach_add_", ""};
+  static const char* const kOps[] = {"aten::mm", "aten::convolution_backward", "aten::_scaled_dot_product_flash_attention_backward",
+                                     "aten::_foreach_add_", ""};
   switch (kind) {
     case 0: return define_op(below(kIds), kOps[below(std::size(kOps))], below(2) ? "out" : "");
     case 1: {
@@ -91,9 +92,11 @@ void check(const SemanticGraph& g, const Bytes& last) {
   for (const auto& n : s.nodes)
     if (!graph::known_phase(n.phase) || n.flops > graph::kFlopsMax) fail("graph_fuzz", "a node that cannot be", last);
   for (const auto& e : s.edges)
-    if (e.from >= s.nodes.size() || e.to >= s.nodes.size() || !e.count || !graph::known_residency(e.residency)) fail("graph_fuzz", "an edge that cannot be", last);
+    if (e.from >= s.nodes.size() || e.to >= s.nodes.size() || !e.count || !graph::known_residency(e.residency))
+      fail("graph_fuzz", "an edge that cannot be", last);
   if (!graph::known_phase(s.meaning.phase)) fail("graph_fuzz", "a phase without a name", last);
-  if (wire::control::encode(wire::control::Kind::graph_reply, s).size() > wire::kControlBytesMax) fail("graph_fuzz", "a snapshot that cannot travel", last);
+  if (wire::control::encode(wire::control::Kind::graph_reply, s).size() > wire::kControlBytesMax)
+    fail("graph_fuzz", "a snapshot that cannot travel", last);
 }
 
 void fuzz_session() {
@@ -119,23 +122,5 @@ void fuzz_session() {
 }  // namespace
 
 int main(int argc, char** argv) {
-  const char* variable = std::getenv("DJINN_FUZZ_SECONDS");
-  double seconds = variable ? std::atof(variable) : 2;
-  uint64_t seed = 1;
-  for (int i = 1; i + 1 < argc; i += 2) {
-    std::string_view option = argv[i];
-    if (option == "--seconds") seconds = std::atof(argv[i + 1]);
-    else if (option == "--seed") seed = std::strtoull(argv[i + 1], nullptr, 10);
-    else return std::fprintf(stderr, "usage: graph_fuzz [--seconds N] [--seed S]\n"), 2;
-  }
-  random_bits.seed(seed);
-  auto end = std::chrono::steady_clock::now() + std::chrono::duration<double>(seconds);
-  uint64_t rounds = 0;
-  do {
-    fuzz_session();
-    ++rounds;
-  } while (std::chrono::steady_clock::now() < end);
-  std::printf("graph_fuzz: seed %llu, %llu rounds, %llu records refused, %llu accepted\n", static_cast<unsigned long long>(seed),
-              static_cast<unsigned long long>(rounds), static_cast<unsigned long long>(refused), static_cast<unsigned long long>(accepted));
-  return refused && accepted ? 0 : 1;
+  return djinn::fuzz::run("graph_fuzz", argc, argv, accepted, refused, [] { fuzz_session(); });
 }

@@ -1,11 +1,6 @@
 // Throws damaged fatbins and cubins at the parser that both ends use. Nothing may crash (run it under asan), every prefix of a good one is refused,
 // and what is accepted must be true: images lie inside their fatbin, parameters inside a launch, a kernel alone is the same as in the list, and the
 // list is not many times larger than the cubin. `module_fuzz --seconds N --seed S`; DJINN_FUZZ_SECONDS is the default time.
-#include <chrono>
-#include <cstdio>
-#include <cstdlib>
-#include <string_view>
-
 #include "semantic/wire/limits.hpp"
 #include "tests/fuzz/mutation.hpp"
 #include "tests/unit/module/images.hpp"
@@ -160,25 +155,9 @@ void fuzz_noise() {
 }  // namespace
 
 int main(int argc, char** argv) {
-  const char* variable = std::getenv("DJINN_FUZZ_SECONDS");
-  double seconds = variable ? std::atof(variable) : 2;
-  uint64_t seed = 1;
-  for (int i = 1; i < argc; i += 2) {
-    std::string_view option = argv[i];
-    if (option == "--seconds" && i + 1 < argc) seconds = std::atof(argv[i + 1]);
-    else if (option == "--seed" && i + 1 < argc) seed = std::strtoull(argv[i + 1], nullptr, 10);
-    else return std::fprintf(stderr, "usage: module_fuzz [--seconds N] [--seed S]\n"), 2;
-  }
-  random_bits.seed(seed);
-  auto end = std::chrono::steady_clock::now() + std::chrono::duration<double>(seconds);
-  uint64_t rounds = 0;
-  do {
+  return djinn::fuzz::run("module_fuzz", argc, argv, accepted, refused, [] {
     for (int i = 0; i < 5; i++) fuzz_cubin();
     for (int i = 0; i < 5; i++) fuzz_fatbin();
     fuzz_noise();
-    ++rounds;
-  } while (std::chrono::steady_clock::now() < end);
-  std::printf("module_fuzz: seed %llu, %llu rounds, %llu inputs refused, %llu accepted\n", static_cast<unsigned long long>(seed),
-              static_cast<unsigned long long>(rounds), static_cast<unsigned long long>(refused), static_cast<unsigned long long>(accepted));
-  return refused && accepted ? 0 : 1;
+  });
 }

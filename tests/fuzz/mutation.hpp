@@ -1,5 +1,7 @@
-// Seeded damage, for every fuzzer: flipped bits, numbers that break arithmetic put over a field, cuts, insertions, removals.
+// What every fuzzer needs. Seeded damage: flipped bits, numbers that break arithmetic put over a field, cuts, insertions, removals; and its main:
+// rounds until the time is over.
 #pragma once
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <cstdio>
@@ -7,6 +9,7 @@
 #include <cstring>
 #include <iterator>
 #include <random>
+#include <string_view>
 #include <vector>
 
 namespace djinn::fuzz {
@@ -59,6 +62,30 @@ inline void mutate(std::vector<std::byte>& m) {
   for (std::byte b : input) std::fprintf(stderr, "%02x", static_cast<unsigned>(b));
   std::fprintf(stderr, "\n");
   std::abort();
+}
+
+// `NAME --seconds N --seed S`; DJINN_FUZZ_SECONDS is the default time. A fuzzer that accepts nothing, or refuses nothing, has tested nothing.
+template <class Round>
+int run(const char* fuzzer, int argc, char** argv, const uint64_t& accepted, const uint64_t& refused, Round round) {
+  const char* variable = std::getenv("DJINN_FUZZ_SECONDS");
+  double seconds = variable ? std::atof(variable) : 2;
+  uint64_t seed = 1;
+  for (int i = 1; i < argc; i += 2) {
+    std::string_view option = argv[i];
+    if (option == "--seconds" && i + 1 < argc) seconds = std::atof(argv[i + 1]);
+    else if (option == "--seed" && i + 1 < argc) seed = std::strtoull(argv[i + 1], nullptr, 10);
+    else return std::fprintf(stderr, "usage: %s [--seconds N] [--seed S]\n", fuzzer), 2;
+  }
+  random_bits.seed(seed);
+  auto end = std::chrono::steady_clock::now() + std::chrono::duration<double>(seconds);
+  uint64_t rounds = 0;
+  do {
+    round();
+    ++rounds;
+  } while (std::chrono::steady_clock::now() < end);
+  std::printf("%s: seed %llu, %llu rounds, %llu inputs refused, %llu accepted\n", fuzzer, static_cast<unsigned long long>(seed),
+              static_cast<unsigned long long>(rounds), static_cast<unsigned long long>(refused), static_cast<unsigned long long>(accepted));
+  return refused && accepted ? 0 : 1;
 }
 
 }  // namespace djinn::fuzz

@@ -76,7 +76,8 @@ TEST_CASE("everything else costs an operation per element, and moving data nothi
   CHECK(cost("aten::sum", {shape({3, 4})}, {shape({1})}) == 12);
   CHECK(cost("aten::add_", {shape({3, 4})}, {shape({3, 4})}) == 12);
   CHECK(cost("somebody::elses", {shape({9})}, {shape({2})}) == 2);
-  for (const char* op : {"aten::copy_", "aten::zero_", "aten::cat", "aten::embedding", "aten::index_put_"}) CHECK(cost(op, {shape({9})}, {shape({9})}) == 0);
+  for (const char* op : {"aten::copy_", "aten::zero_", "aten::cat", "aten::embedding", "aten::index_put_"})
+    CHECK(cost(op, {shape({9})}, {shape({9})}) == 0);
 }
 
 TEST_CASE("shapes of strangers never overflow") {

@@ -197,6 +197,33 @@ TEST_CASE_METHOD(Fixture, "ops of a CUDA graph count each time they run, with th
   CHECK(g.snapshot(1).nodes[0].count == 4);
 }
 
+TEST_CASE_METHOD(Fixture, "call level: calls belong to the op that was named before them, which counts when the next begins") {
+  auto calls_of = [&](uint64_t op, uint32_t context, uint32_t step) { return g.calls_of(fixed(wire::MeaningOp{op, context, step})); };
+  g.called(5);  // of none
+  REQUIRE(calls_of(kMm + 1, 1, 3));
+  g.called(10);
+  g.called(20);
+  REQUIRE(calls_of(kGelu + 1, 3, 0));
+  g.called(7);
+  REQUIRE(calls_of(0, 0, 0));
+  g.called(100);
+  REQUIRE(g.step(step_over(3, ExecutionPhase::llm_prefill)));
+  Graph s = g.snapshot(1);
+  REQUIRE(s.nodes.size() == 2);
+  CHECK(find(s, "aten::mm", "net.0", ExecutionPhase::llm_prefill)->nanoseconds == 30);
+  CHECK(find(s, "aten::gelu", "net.0", ExecutionPhase::backward)->nanoseconds == 7);
+  CHECK_FALSE(calls_of(wire::kOpIdsMax + 1, 0, 0));
+  CHECK_FALSE(g.calls_of(Bytes(8)));
+}
+
+TEST_CASE_METHOD(Fixture, "a step that no op names counts, and changes nothing else") {
+  mm({1, 1}, kX, kWeight, kOut);
+  REQUIRE(g.step(step_over(0, ExecutionPhase::optimizer)));
+  CHECK(at(g.meaning().steps, ExecutionPhase::optimizer) == 1);
+  CHECK(g.meaning().phase == static_cast<uint32_t>(ExecutionPhase::forward));
+  CHECK(g.snapshot(1).nodes.empty());
+}
+
 TEST_CASE_METHOD(Fixture, "the program's residency stands until the storage is made anew") {
   REQUIRE(g.residency(residencies({address(kOut), 3})));
   gelu({1, 0}, kOut, kHidden);
@@ -252,7 +279,6 @@ TEST_CASE_METHOD(Fixture, "malformed records are refused and change nothing") {
   CHECK_FALSE(g.context(context(wire::kContextsMax, ExecutionPhase::forward, "")));
   CHECK_FALSE(g.context(context(1, ExecutionPhase(8), "")));
   CHECK_FALSE(g.context(context(1, ExecutionPhase::forward, "", std::string(wire::kLabelBytesMax + 1, 'x'))));
-  CHECK_FALSE(g.step(step_over(0, ExecutionPhase::forward)));
   CHECK_FALSE(g.step(step_over(1ull << 32, ExecutionPhase::forward)));
   CHECK_FALSE(g.step(step_over(1, ExecutionPhase(8))));
   CHECK_FALSE(g.residency(residencies({address(0), 7})));

@@ -15,10 +15,10 @@ TEST_CASE("json: text from strangers is escaped, and what is not UTF-8 is replac
   CHECK(text("größe 🙂") == "{\"x\": \"größe 🙂\"}");
   const std::string bad = "\xef\xbf\xbd";
   CHECK(utf8("a\xff") == "a" + bad);
-  CHECK(utf8("\xc3") == bad);                           // cut off
-  CHECK(utf8("\xc0\x80") == bad + bad);                 // overlong
-  CHECK(utf8("\xe0\x80\x80") == bad + bad + bad);       // overlong
-  CHECK(utf8("\xed\xa0\x80") == bad + bad + bad);       // a surrogate
+  CHECK(utf8("\xc3") == bad);                                // cut off
+  CHECK(utf8("\xc0\x80") == bad + bad);                      // overlong
+  CHECK(utf8("\xe0\x80\x80") == bad + bad + bad);            // overlong
+  CHECK(utf8("\xed\xa0\x80") == bad + bad + bad);            // a surrogate
   CHECK(utf8("\xf4\x90\x80\x80") == bad + bad + bad + bad);  // beyond Unicode
   CHECK(utf8("\xc3(") == bad + "(");
   CHECK(utf8("") == "");

@@ -45,18 +45,19 @@ const djinn_executor* slow_executor() {
 struct Meant {
   CountingDevice device;
   Session session;
-  Meant() : session([this] {
-      Session::Setup s;
-      s.opened.session = 4;
-      s.opened.level = wire::control::Level::op;
-      s.opened.range = {kBase, kEach};
-      s.opened.devices.resize(1);
-      s.device = &device;
-      s.executor = slow_executor();
-      s.send = [](std::span<const std::byte>, std::span<const djinn_part>) { return true; };
-      s.queued = [] { return uint64_t{42}; };
-      return s;
-    }()) {
+  Meant()
+      : session([this] {
+          Session::Setup s;
+          s.opened.session = 4;
+          s.opened.level = wire::control::Level::op;
+          s.opened.range = {kBase, kEach};
+          s.opened.devices.resize(1);
+          s.device = &device;
+          s.executor = slow_executor();
+          s.send = [](std::span<const std::byte>, std::span<const djinn_part>) { return true; };
+          s.queued = [] { return uint64_t{42}; };
+          return s;
+        }()) {
     run(Opcode::op_define, define_op(1, "aten::mm"));
     run(Opcode::op_define, define_op(13, "aten::unlucky"));
     for (uint32_t t = 0; t < 4; t++) run(Opcode::tensor_define, define_tensor(t, kBase + 4096 * t, {8, 8}));
@@ -128,13 +129,28 @@ TEST_CASE_METHOD(Meant, "meaning: what is uploaded is input, and the counters te
   CHECK(c.open_nanoseconds > 0);
 }
 
+TEST_CASE("meaning: at call level ops have names and their calls times") {
+  Fixture f;
+  REQUIRE(f.run(Opcode::op_define, define_op(3, "aten::mm")).code == 0);
+  REQUIRE(f.run(Opcode::meaning_context, context(1, ExecutionPhase::backward, "net")).code == 0);
+  REQUIRE(f.run(Opcode::meaning_op, fixed(wire::MeaningOp{4, 1, 0})).code == 0);
+  CHECK(f.session.meaning().calls_are_meant());
+  auto g = f.session.meaning().snapshot(1, true);
+  REQUIRE(g.nodes.size() == 1);
+  CHECK(g.nodes[0].op == "aten::mm");
+  CHECK(g.nodes[0].module == "net");
+  CHECK(f.run(Opcode::op_define, Bytes(8)).error_class == wire::ErrorClass::lost);
+  CHECK(f.run(Opcode::op_run, Bytes(16)).code == cuda_error::not_supported);
+}
+
 TEST_CASE_METHOD(Meant, "meaning: malformed records end the session, whatever they are about") {
   std::span<const std::byte> bulk[] = {std::span<const std::byte>()};
   for (Opcode o : {Opcode::meaning_context, Opcode::meaning_step, Opcode::meaning_residency, Opcode::meaning_memory, Opcode::meaning_name}) {
     CHECK(run(o, Bytes(3 * 8 + 4)).error_class == wire::ErrorClass::lost);
     CHECK(run(o, named("x"), bulk).error_class == wire::ErrorClass::lost);
   }
-  CHECK(run(Opcode::meaning_step, step_over(0, ExecutionPhase::forward)).error_class == wire::ErrorClass::lost);
+  CHECK(run(Opcode::meaning_step, step_over(1, ExecutionPhase(9))).error_class == wire::ErrorClass::lost);
+  CHECK(run(Opcode::meaning_op, Bytes(8)).error_class == wire::ErrorClass::lost);
 }
 
 TEST_CASE_METHOD(Meant, "meaning: the io thread may ask while the executor works") {

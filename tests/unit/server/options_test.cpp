@@ -131,7 +131,7 @@ TEST_CASE("options: what people and machines look at") {
   CHECK(o.graph == "ipc:///tmp/x");
   CHECK(o.session == 7);
   CHECK(has(bad({"--session", "7"}), "--graph"));
-  CHECK(has(bad({"--graph", "ipc:///tmp/x", "--session", "-1"}), "-1"));
+  CHECK(has(bad({"--graph", "ipc:///tmp/x", "--session", "x"}), "--session"));
 }
 
 TEST_CASE("options: the machine's memory is divided among the devices, given memory is each one's") {

@@ -37,6 +37,13 @@ def printable(text):
     return "".join("?" if unicodedata.category(c) in ("Cc", "Cf", "Cs", "Zl", "Zp") else c for c in str(text))
 
 
+def program(text, most=40):
+    """A command line as a name: without the folder that it lies in, and without what nobody reads."""
+    words = text.split()
+    short = " ".join([words[0].rsplit("/", 1)[-1], *words[1:]]) if words else "–"
+    return short if len(short) <= most else short[:most - 1] + "…"
+
+
 def table(rows, heads, right=(), width=None):
     """Lines of aligned columns. `right`: the heads of those that are numbers. The widest text column gives way when a line is longer than the screen."""
     width = width or shutil.get_terminal_size((160, 40)).columns
