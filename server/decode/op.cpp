@@ -17,7 +17,8 @@ static Failure validate(Session& s, wire::Opcode opcode, std::span<const std::by
 Failure op(Session& s, const Command& c) {
   if (!c.bulk.empty()) return malformed("op");
   auto opcode = static_cast<wire::Opcode>(c.head.opcode);
-  if ((opcode == wire::Opcode::op_run || opcode == wire::Opcode::op_query) && !s.adding()) ++s.counts().ops;
+  bool computes = opcode == wire::Opcode::op_run || opcode == wire::Opcode::op_query || opcode == wire::Opcode::op_call;
+  if (computes && !s.adding()) ++s.counts().ops;
   // what a graph runs again was validated when it was added
   Failure checked = s.opened().checks && !s.launching() ? validate(s, opcode, c.payload) : Failure{};
   Failure f = s.run_op(c);

@@ -116,7 +116,7 @@ void Executor::put_value(const c10::IValue& v, Stash& stash) {
 // The argument that this return is, when it is a strided device tensor which the op wrote in place; else -1.
 int Executor::written_argument(const Op& op, size_t index) const {
   int argument = op.returns[index].alias;
-  if (argument < 0) return -1;
+  if (argument < 0 || !op.arguments[static_cast<size_t>(argument)].written) return -1;  // a view (op_call) is a result like any other
   for (const Touched& t : now_.touched)
     if (t.argument == argument && !t.in_list && now_.stack[index].isTensor() && now_.stack[index].toTensor().layout() == at::kStrided &&
         !now_.stack[index].toTensor().is_nested() && !now_.stack[index].toTensor().is_quantized())
