@@ -119,7 +119,11 @@ TEST_CASE("aten call: an op in place changes its argument and says which it was"
   CHECK(in.get<uint64_t>() == word(Tag::alias));
   CHECK(at::equal(x, at::full({2, 2}, 3.0f)));
   Tensor out = c.empty({2, 2}, at::kFloat);
-  REQUIRE(call(c, "aten::add", {x, x}, {{"out", out}}).text == "");
+  r = call(c, "aten::add", {x, x}, {{"alpha", 1}, {"out", out}});
+  REQUIRE(r.text == "");
+  Reader in2(r.reply);
+  in2.get<uint64_t>(), in2.get<uint64_t>();
+  CHECK(in2.get<uint64_t>() == word(Tag::alias, 0, 0, 3));  // the fourth value given
   CHECK(at::equal(out, at::full({2, 2}, 6.0f)));
 }
 

@@ -79,7 +79,7 @@ Failure Executor::answer(const Given& given) {
     compute_as_is(op, bound.arguments);
     if (op.writes) finish_written(op);
     check_extents(now_.stack);
-    reply(op);
+    reply(op, bound.place);
     if (!poison_.empty()) heal(op);
     return {};
   } catch (...) {

@@ -81,7 +81,8 @@ class Executor {
   void compute_as_is(const Op& op, const Stack& arguments);
   void restore_touched();
   // query.cpp
-  void reply(const Op& op);
+  // `place`, of an op called by name: number of a given value → its argument; aliases are told by the former.
+  void reply(const Op& op, std::span<const uint16_t> place = {});
   void put_value(const c10::IValue& v, Stash& stash);
   void put_tensor(const at::Tensor& t, Stash& stash);
   void put_host(const at::Tensor& t);
