@@ -133,7 +133,7 @@ std::shared_ptr<Session> Pool::session(const std::string& op, const std::string&
   std::shared_ptr<Session> gone;
   {
     std::lock_guard lock(mutex_);
-    if (p->session && !p->session->lost()) return p->session;
+    if (p->session && !p->session->lost()) return p->session->touch(), p->session;
     if (p->session) gone = take(*p);
   }
   if (gone) gone->close({});  // it has a reason already
@@ -161,7 +161,7 @@ void Pool::sweep() {
   while (!closing_.wait_for(lock, pause, [this] { return closed_; })) {
     std::vector<std::shared_ptr<Session>> idle;
     for (auto& [target, p] : places_)
-      if (p->session && p->session.use_count() == 1 && p->session->idle()) idle.push_back(take(*p));
+      if (p->session && p->session->idle()) idle.push_back(take(*p));
     lock.unlock();
     for (auto& s : idle) s->close("it was idle");
     idle.clear();

@@ -49,12 +49,16 @@ std::byte* pack_dimension(std::byte* to, const std::byte* from, std::span<const 
 
 }  // namespace
 
-// Four lanes, because one multiplication waits for the one before; each step can be undone, so two inputs that differ in one word always differ.
+// Four lanes, because one multiplication waits for the one before. Both halves of the product are kept: with the lower one alone the top bit of a word
+// (a sign) could be undone by one bit of the next.
 Fingerprint fingerprint(std::span<const std::byte> bytes) {
   uint64_t lane[4] = {kOdd[3] ^ bytes.size(), kOdd[2], kOdd[1], kOdd[0]};
   const std::byte* p = bytes.data();
   size_t left = bytes.size();
-  auto step = [&](int i, uint64_t w) { lane[i] = std::rotl((lane[i] ^ w) * kOdd[i], 29); };
+  auto step = [&](int i, uint64_t w) {
+    auto product = static_cast<unsigned __int128>(lane[i] ^ w) * kOdd[i];
+    lane[i] = static_cast<uint64_t>(product) ^ static_cast<uint64_t>(product >> 64);
+  };
   for (; left >= 32; p += 32, left -= 32) {
     uint64_t w[4];
     std::memcpy(w, p, sizeof w);

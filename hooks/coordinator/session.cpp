@@ -95,6 +95,11 @@ void Session::close(const std::string& why) {
   inputs.swap(inputs_);
 }
 
+void Session::touch() {
+  std::lock_guard lock(mutex_);
+  used_ = Clock::now();
+}
+
 bool Session::idle() const {
   if (held_ || busy_) return false;
   std::lock_guard lock(mutex_);
@@ -120,12 +125,11 @@ CoordinatorStatistics Session::statistics() const {
 
 RemotePointer Session::make(DType dtype, uint16_t flags, std::vector<int64_t> sizes, std::vector<int64_t> strides) {
   auto r = std::make_shared<Remote>();
+  r->session = shared_from_this();
   r->dtype = dtype, r->flags = flags;
   r->sizes = std::move(sizes), r->strides = std::move(strides);
   if (!span_bytes(r->sizes, r->strides, item_bytes(dtype), r->bytes)) throw std::invalid_argument("a tensor whose extent overflows");
   std::optional<uint64_t> address = r->bytes ? arena_->allocate(r->bytes) : 0;
-  r->session = shared_from_this();
-  r->id = ~0u;  // nothing to forget yet
   if (!address) throw std::length_error(lease_words(r->bytes));
   r->address = *address;
   std::lock_guard lock(ids_mutex_);
@@ -151,7 +155,7 @@ void Session::define(const Remote& r) {
 // The last handle is gone. In ticket order, so whatever uses the place next comes later.
 void Session::forget(const Remote& r) {
   if (owner_ != getpid()) return;
-  if (r.id != ~0u) {
+  if (r.id != Remote::kNone) {
     std::vector<std::byte> payload;
     wire::Writer(payload).put_array(std::span<const uint32_t>(&r.id, 1));
     log_.post(Opcode::tensor_forget, payload);
@@ -235,8 +239,8 @@ RemotePointer Session::input(const HostTensor& host, bool may_be_shared) {
 
 RemotePointer Session::own(const RemoteTensor& tensor) const {
   const RemotePointer& r = tensor.remote();
-  if (r->session.get() == this) return r;
   if (r->session->lost()) throw DeadHandleError({}, r->session->target(), "the handle is dead: " + r->session->log_.reason());
+  if (r->session.get() == this) return r;
   throw DeadHandleError({}, target_, "the handle is of another target (" + r->session->target() + "); fetch it to use it here");
 }
 
@@ -275,10 +279,7 @@ Values Session::call(const std::string& op, const Values& arguments, const Keywo
   }
   Call c(*this, op, arguments, keywords);
   auto reply = log_.call(Opcode::op_call, c.payload());
-  {
-    std::lock_guard lock(mutex_);
-    used_ = Clock::now();
-  }
+  touch();
   c.written();
   if (reply.lost) throw UnreachableError(op, target_, reply.text);
   if (reply.status) fail(op, reply.text);

@@ -22,7 +22,8 @@ class Session;
 // What a handle stands for: memory on the server and its description there.
 struct Remote {
   std::shared_ptr<Session> session;
-  uint32_t id = 0;  // of tensor_define
+  uint32_t id = kNone;  // of tensor_define
+  static constexpr uint32_t kNone = ~0u;
   uint64_t address = 0, bytes = 0;
   DType dtype = DType::float32;
   uint16_t flags = 0;  // wire::op::TensorFlag
@@ -47,6 +48,7 @@ class Session : public std::enable_shared_from_this<Session> {
 
   const std::string& target() const { return target_; }
   bool lost() const { return log_.lost(); }
+  void touch();
   bool idle() const;  // nobody holds a handle, and nothing was called for as long as the configuration says
   CoordinatorStatistics statistics() const;
 

@@ -1,6 +1,7 @@
 """Python's values as the C interface takes them, and back. Tensors of torch and arrays of numpy are described where they lie; neither library is
 imported here unless the program has done so, or a result is asked for in its form."""
 import ctypes
+import functools
 import importlib.util
 import sys
 
@@ -18,8 +19,10 @@ LAYOUTS = {"torch.strided": 0}  # c10::Layout; sparse ones cannot be results her
 MEMORY_FORMATS = {"torch.contiguous_format": 0, "torch.preserve_format": 1, "torch.channels_last": 2, "torch.channels_last_3d": 3}
 
 
-def torch_is_here():
-    return "torch" in sys.modules or importlib.util.find_spec("torch") is not None
+@functools.cache
+def torch_is_installed():
+    """Without importing it: that takes a second."""
+    return importlib.util.find_spec("torch") is not None
 
 
 def _words(numbers):

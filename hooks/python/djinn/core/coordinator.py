@@ -13,11 +13,12 @@ import concurrent.futures
 import ctypes
 import dataclasses
 import os
+import sys
 import threading
 import weakref
 
 from . import _library as c
-from ._values import DTYPES, Encoder, decode, torch_is_here
+from ._values import DTYPES, Encoder, decode, torch_is_installed
 from .errors import DeadHandleError, DjinnError, RemoteOperationError, TargetUnreachableError
 
 __all__ = ["CoordinatorConfig", "DjinnCoordinator", "RemoteTensor", "DjinnError", "RemoteOperationError", "TargetUnreachableError", "DeadHandleError"]
@@ -57,19 +58,15 @@ class RemoteTensor:
 
     @property
     def shape(self):
-        if torch_is_here():
-            import torch
-            return torch.Size(self._shape)
-        return self._shape
+        """A torch.Size, or a tuple in a program that has not imported torch."""
+        torch = sys.modules.get("torch")
+        return torch.Size(self._shape) if torch else self._shape
 
     @property
     def dtype(self):
-        """torch's, or its name where torch is not installed."""
-        name = DTYPES[self._dtype][0]
-        if torch_is_here():
-            import torch
-            return getattr(torch, name)
-        return name
+        """torch's, or its name in a program that has not imported torch."""
+        torch, name = sys.modules.get("torch"), DTYPES[self._dtype][0]
+        return getattr(torch, name) if torch else name
 
     @property
     def device(self):
@@ -119,7 +116,7 @@ class RemoteTensor:
 
     def cpu(self):
         """A tensor of torch with the numbers (an array of numpy where torch is not installed); a copy of one's own. Waits, if they have to come."""
-        return self._torch() if torch_is_here() else self.numpy()
+        return self._torch() if torch_is_installed() else self.numpy()
 
     def numpy(self):
         if DTYPES[self._dtype][1] is None:
