@@ -122,7 +122,8 @@ extern "C" {
 EXPORT uint32_t djinn_coordinator_version(void) { return DJINN_COORDINATOR_VERSION; }
 
 EXPORT djinn_coordinator* djinn_coordinator_make(const djinn_coordinator_config* config, djinn_failure* f) {
-  return guarded(f, nullptr, nullptr, static_cast<djinn_coordinator*>(nullptr), [&] { return new djinn_coordinator{Coordinator(configuration_of(config))}; });
+  return guarded(f, nullptr, nullptr, static_cast<djinn_coordinator*>(nullptr),
+                 [&] { return new djinn_coordinator{Coordinator(configuration_of(config))}; });
 }
 
 EXPORT void djinn_coordinator_close(djinn_coordinator* c) {
@@ -139,7 +140,7 @@ EXPORT void djinn_coordinator_statistics(djinn_coordinator* c, const char* targe
   *out = {};
   guarded(nullptr, nullptr, target, 0, [&] {
     auto s = c->coordinator.statistics(target);
-    *out = {s.sessions_opened, s.operations,  s.round_trips,      s.messages_sent, s.bytes_sent,      s.messages_received,   s.bytes_received,
+    *out = {s.sessions_opened, s.operations,       s.round_trips,   s.messages_sent,   s.bytes_sent,           s.messages_received, s.bytes_received,
             s.inputs_sent,     s.input_bytes_sent, s.inputs_reused, s.results_fetched, s.result_bytes_fetched, s.connected};
     return 1;
   });

@@ -1,12 +1,13 @@
-// libdjinn_coordinator.so: operators by name on a server, from any program; no preload, no CUDA, no libtorch here. What a call gives stays on the server
-// under a handle until somebody asks for the numbers, so that a chain of operators sends each input once and brings one result back.
+// libdjinn_coordinator.so: operators by name on a server, from any program; no preload, no CUDA, no libtorch here. What a call gives stays on the
+// server under a handle until somebody asks for the numbers, so that a chain of operators sends each input once and brings one result back.
 //
 //   djinn::Coordinator coordinator;
 //   auto y = coordinator.call("aten::matmul", {a, b}, "localhost:5556");           // a, b: djinn::HostTensor
 //   auto z = coordinator.call("aten::relu", {y[0]}, "localhost:5556");
 //   std::vector<std::byte> numbers = z[0].tensor().fetch();
 //
-// Thread-safe. Every wait has an end. Errors are the exceptions below, which name operator, target and reason. The same for C: semantic/abi/coordinator.h.
+// Thread-safe. Every wait has an end. Errors are the exceptions below, which name operator, target and reason. The same for C:
+// semantic/abi/coordinator.h.
 #pragma once
 #include <chrono>
 #include <complex>
@@ -113,13 +114,13 @@ struct DJINN_COORDINATOR_API DeadHandleError : CoordinatorError {
 };
 
 struct CoordinatorConfiguration {
-  std::string node_id = "coordinator";                   // what the server calls the session
-  std::chrono::milliseconds open_patience{30000};        // a cold worker loads libtorch
-  std::chrono::milliseconds call_patience{120000};       // for one answer; after it the session is given up
-  std::chrono::milliseconds idle{60000};                 // a session that holds nobody's handles ends when it is unused for so long
-  uint64_t cached_input_bytes = 1ull << 30;              // inputs that a target keeps, because equal ones may come again
-  std::string link_library;                              // default: libdjinn_link.so beside this library
-  std::string emulate;                                   // DJINN_LINK's words; default: the real network
+  std::string node_id = "coordinator";              // what the server calls the session
+  std::chrono::milliseconds open_patience{30000};   // a cold worker loads libtorch
+  std::chrono::milliseconds call_patience{120000};  // for one answer; after it the session is given up
+  std::chrono::milliseconds idle{60000};            // a session that holds nobody's handles ends when it is unused for so long
+  uint64_t cached_input_bytes = 1ull << 30;         // inputs that a target keeps, because equal ones may come again
+  std::string link_library;                         // default: libdjinn_link.so beside this library
+  std::string emulate;                              // DJINN_LINK's words; default: the real network
 };
 
 // Of one target, over all sessions with it.

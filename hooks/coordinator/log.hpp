@@ -1,6 +1,6 @@
-// The log of one session: posted commands and calls take their tickets here and leave in batches. What interpose/batch/log does for a CUDA program, for
-// one that only calls and waits: no annotation, no events, no idle flush, because each call flushes and little comes between. A posted command that
-// fails is told by the next call. Mirror: server/session.
+// The log of one session: posted commands and calls take their tickets here and leave in batches. What interpose/batch/log does for a CUDA program,
+// for one that only calls and waits: no annotation, no events, no idle flush, because each call flushes and little comes between. A posted command
+// that fails is told by the next call. Mirror: server/session.
 #pragma once
 #include <atomic>
 #include <chrono>

@@ -22,7 +22,7 @@ class Pool {
 
  private:
   struct Place {
-    std::mutex opening;  // held for as long as an open takes, so that others wait for its outcome
+    std::mutex opening;                // held for as long as an open takes, so that others wait for its outcome
     std::shared_ptr<Session> session;  // under the pool's mutex
     CoordinatorStatistics past;        // of the sessions that are over
   };

@@ -202,15 +202,16 @@ void Session::keep_input(InputKey key, const RemotePointer& r) {
   inputs_.insert_or_assign(std::move(key), Input{r, calls_});
 }
 
-// Equal numbers are sent once. Nobody can say whether the caller's memory has changed since, so the numbers themselves are looked at, which is several
-// times as fast as sending them.
+// Equal numbers are sent once. Nobody can say whether the caller's memory has changed since, so the numbers themselves are looked at, which is
+// several times as fast as sending them.
 RemotePointer Session::input(const HostTensor& host, bool may_be_shared) {
   size_t item = item_bytes(host.dtype);
   if (!item) throw std::invalid_argument("a dtype that cannot travel (" + std::to_string(static_cast<int>(host.dtype)) + ")");
   if (host.sizes.size() > wire::kRankMax) throw std::invalid_argument("a tensor of more than " + std::to_string(wire::kRankMax) + " dimensions");
   auto strides = host.strides.empty() ? contiguous_strides(host.sizes) : host.strides;
   uint64_t elements, extent;
-  if (strides.size() != host.sizes.size() || !count_elements(host.sizes, elements)) throw std::invalid_argument("a tensor whose shape makes no sense");
+  if (strides.size() != host.sizes.size() || !count_elements(host.sizes, elements))
+    throw std::invalid_argument("a tensor whose shape makes no sense");
   if (elements && !host.data) throw std::invalid_argument("a tensor without memory");
   std::vector<std::byte> packed;
   std::span<const std::byte> bytes(static_cast<const std::byte*>(host.data), elements * item);

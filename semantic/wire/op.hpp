@@ -86,9 +86,9 @@ constexpr uint8_t a_of(uint64_t w) { return static_cast<uint8_t>(w >> 8); }
 constexpr uint16_t b_of(uint64_t w) { return static_cast<uint16_t>(w >> 16); }
 constexpr uint32_t id_of(uint64_t w) { return static_cast<uint32_t>(w >> 32); }
 
-// op_call (call): OpCall, put_string(name), `arguments` values in order, then `keywords` times put_string(keyword) and a value. Nobody has held a schema
-// against them: the name is an operator's ("aten::add", its overloads are tried) or an overload's ("aten::add.Tensor"), what the schema has a default
-// for may be left out. An empty list may be of any kind. Answered as op_query is, an alias being the number of the value given (those by
+// op_call (call): OpCall, put_string(name), `arguments` values in order, then `keywords` times put_string(keyword) and a value. Nobody has held a
+// schema against them: the name is an operator's ("aten::add", its overloads are tried) or an overload's ("aten::add.Tensor"), what the schema has a
+// default for may be left out. An empty list may be of any kind. Answered as op_query is, an alias being the number of the value given (those by
 // keyword come last). For clients that know no schemas (hooks/coordinator).
 struct OpCall {
   uint32_t arguments, keywords;  // kCallValuesMax together

@@ -86,7 +86,10 @@ std::string Broker::choose(Pending& p) {
   std::string have;
   for (const Kind& k : kinds_)
     if (!k.minor.empty()) have += (have.empty() ? "" : ", ") + k.minor + (k.broken.empty() ? "" : " (" + k.broken + ")");
-  std::string why = fmt::format("the client has torch {}, the server's executors are for: {}", any ? "any version" : minor.empty() ? "none" : tame(p.open.torch),
+  std::string why = fmt::format("the client has torch {}, the server's executors are for: {}",
+                                any             ? "any version"
+                                : minor.empty() ? "none"
+                                                : tame(p.open.torch),
                                 have.empty() ? "none" : have);
   if (p.open.level == Level::op) return "no op level: " + why;
   if (!minor.empty()) spdlog::warn("call level for {} ({}): {}", tame(p.open.program), p.open.pid, why);

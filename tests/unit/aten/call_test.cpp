@@ -42,8 +42,8 @@ Tensor first(Client& c, const Result& r) {
   REQUIRE(in.ok());
   Tensor t = c.strided(sizes, strides, static_cast<at::ScalarType>(b_of(w) & 0xff));
   std::vector<std::byte> take, drop;
-  Writer(take).put(OpTake{stash, id_of(w), reinterpret_cast<uint64_t>(t.data_ptr()),
-                          at::detail::computeStorageNbytes(sizes, strides, t.element_size())});
+  Writer(take).put(
+      OpTake{stash, id_of(w), reinterpret_cast<uint64_t>(t.data_ptr()), at::detail::computeStorageNbytes(sizes, strides, t.element_size())});
   REQUIRE(c.execute(Opcode::op_take, take).text == "");
   Writer(drop).put(djinn::wire::Handle{stash});
   REQUIRE(c.execute(Opcode::op_drop, drop).text == "");

@@ -1,11 +1,11 @@
-// Ops called by name (op_call): no client kernel has looked at the arguments, there is no schema on the other side, and composite ops are called whole.
-// They compute what PyTorch computes on a CPU; the emulations of CUDA (run.cpp) are for clients that run CUDA's kernels beside us.
+// Ops called by name (op_call): no client kernel has looked at the arguments, there is no schema on the other side, and composite ops are called
+// whole. They compute what PyTorch computes on a CPU; the emulations of CUDA (run.cpp) are for clients that run CUDA's kernels beside us.
 #include <ATen/ATen.h>
 #include <c10/core/InferenceMode.h>
 
-#include "server/execute/cpu/aten/resolve.hpp"
 #include "server/execute/cpu/aten/executor.hpp"
 #include "server/execute/cpu/aten/reduced.hpp"
+#include "server/execute/cpu/aten/resolve.hpp"
 
 namespace djinn::aten {
 
@@ -37,7 +37,9 @@ Failure without_assertion(Failure f) {
   return f;
 }
 
-bool only_float32(const c10::Error& e) { return std::string_view(e.what_without_backtrace()).find(" not implemented for '") != std::string_view::npos; }
+bool only_float32(const c10::Error& e) {
+  return std::string_view(e.what_without_backtrace()).find(" not implemented for '") != std::string_view::npos;
+}
 
 }  // namespace
 

@@ -1,5 +1,5 @@
-// Which overload an op_call means: the schemas of its name are held against the values that were given, one after the other, and torch's own check has
-// the last word. What Python's argument parser would convert is converted, but only when nothing fits as it is.
+// Which overload an op_call means: the schemas of its name are held against the values that were given, one after the other, and torch's own check
+// has the last word. What Python's argument parser would convert is converted, but only when nothing fits as it is.
 #pragma once
 #include <string>
 #include <vector>
