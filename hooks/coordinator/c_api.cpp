@@ -168,7 +168,9 @@ EXPORT const djinn_value* djinn_results_values(const djinn_results* r, size_t* c
 
 EXPORT void djinn_results_release(djinn_results* r) { delete r; }
 
-EXPORT djinn_remote* djinn_remote_copy(const djinn_remote* r) { return new djinn_remote(*r); }
+EXPORT djinn_remote* djinn_remote_copy(const djinn_remote* r) {
+  return guarded(nullptr, nullptr, nullptr, static_cast<djinn_remote*>(nullptr), [&] { return new djinn_remote(*r); });
+}
 EXPORT void djinn_remote_release(djinn_remote* r) { delete r; }
 
 EXPORT void djinn_remote_describe(const djinn_remote* r, djinn_remote_info* out) {

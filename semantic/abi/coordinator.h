@@ -72,7 +72,7 @@ djinn_results* djinn_coordinator_call(djinn_coordinator*, const char* op, const 
 const djinn_value* djinn_results_values(const djinn_results*, size_t* count); /* valid until released, its handles too */
 void djinn_results_release(djinn_results*);
 
-djinn_remote* djinn_remote_copy(const djinn_remote*);
+djinn_remote* djinn_remote_copy(const djinn_remote*); /* null: out of memory */
 void djinn_remote_release(djinn_remote*);
 void djinn_remote_describe(const djinn_remote*, djinn_remote_info*);
 /* Row-major numbers, `bytes` = elements × item size. 1, or 0 and the failure. */

@@ -42,6 +42,8 @@ class RemoteTensor:
     def __init__(self, coordinator, pointer):
         library = c.library()
         self._pointer = library.djinn_remote_copy(pointer)
+        if not self._pointer:
+            raise MemoryError
         self._finalizer = weakref.finalize(self, library.djinn_remote_release, self._pointer)
         self._coordinator, self._lock, self._numbers = coordinator, threading.Lock(), None
         info = self._describe()
