@@ -3,6 +3,7 @@
 Nothing here knows Djinn's inside: servers and clients are started as a user starts them, and judged by what they print, by their exit status and by
 the server's own counters (`djinn-gpu-server --stats`). Every wait has an end. CTest gives the build folder in DJINN_BUILD.
 """
+import contextlib
 import importlib.metadata
 import importlib.util
 import json
@@ -10,6 +11,7 @@ import os
 import pathlib
 import select
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -20,7 +22,9 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 BUILD = pathlib.Path(os.environ.get("DJINN_BUILD", ROOT / "build"))
 SERVER = BUILD / "djinn-gpu-server"
 PRELOAD = BUILD / "libdjinn.so"
+COORDINATOR = BUILD / "libdjinn_coordinator.so"
 EXAMPLES = ROOT / "docs" / "examples"
+PACKAGES = ROOT / "hooks" / "python"  # what `import djinn` needs on its path
 
 
 def torch_directory():
@@ -42,6 +46,22 @@ def clean_environment(**extra):
         else:
             env[k] = str(v)
     return env
+
+
+def free_ports(count=2):
+    """The first of so many ports in a row that nobody listens on now (a server's control port and its front door)."""
+    for _ in range(100):
+        with contextlib.ExitStack() as stack:
+            first = stack.enter_context(socket.socket())
+            first.bind(("127.0.0.1", 0))
+            port = first.getsockname()[1]
+            try:
+                for other in range(port + 1, port + count):
+                    stack.enter_context(socket.socket()).bind(("127.0.0.1", other))
+            except (OSError, OverflowError):
+                continue
+            return port
+    raise AssertionError(f"no {count} free ports in a row")
 
 
 class Server:
@@ -177,10 +197,11 @@ def await_line(process, text, timeout=60):
 class Case(unittest.TestCase):
     """Tests that need torch say so by deriving from this with `needs_torch`; a skip names what is missing."""
     needs_torch = True
+    needs = (SERVER, PRELOAD)
 
     @classmethod
     def setUpClass(cls):
-        for needed in (SERVER, PRELOAD):
+        for needed in cls.needs:
             if not needed.exists():
                 raise AssertionError(f"{needed} is not built")
         if cls.needs_torch and not torch_directory():

@@ -36,7 +36,8 @@ typedef struct djinn_executor {
   /* Names the executor can run, "aten::add.Tensor", sorted. Called once, before any session. */
   const char* const* (*ops)(size_t* count);
   void* (*open)(const djinn_executor_host* host, int threads);
-  /* opcode is one of op_define … op_drop. Malformed payloads give code cudaErrorInvalidValue with class refused and text naming what is wrong. */
+  /* opcode is one of op_define … op_drop, op_call. Malformed payloads give code cudaErrorInvalidValue with class refused and text naming what is
+   * wrong. */
   void (*execute)(void* self, uint32_t opcode, uint64_t ticket, const void* payload, size_t size, djinn_executor_result* result);
   void (*set_threads)(void* self, int threads);
   /* Memory range is gone: forget what refers to it. */

@@ -55,6 +55,7 @@ enum class Opcode : uint32_t {
   op_query = 0x54,
   op_take = 0x55,
   op_drop = 0x56,
+  op_call = 0x58,  // call: an op by its name alone, without op_define; the server finds the overload
   scope = 0x57,  // post: calls with kFlagScoped that follow from this thread belong to this op; see op.hpp
   // graphs: what a capturing stream was given, kept and run again
   graph_add = 0x60,      // post GraphAdd, then the payload of the command that it keeps

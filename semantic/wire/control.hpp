@@ -26,6 +26,9 @@ static_assert(sizeof(ControlHeader) == 8);
 
 enum class Level : uint8_t { automatic = 0, call = 1, op = 2 };
 
+// Open::torch of a client that calls ops by name: it has no libtorch whose version would have to be matched.
+constexpr const char* kAnyTorch = "any";
+
 struct Range {
   uint64_t address = 0, size = 0;
   template <class A>
@@ -36,7 +39,7 @@ struct Range {
 struct Open {
   std::string host, program;  // whom the session belongs to, for ps and logs
   uint32_t pid = 0, uid = 0;
-  std::string torch;            // "2.14.1+cu130" when libtorch is in the process, else empty
+  std::string torch;            // "2.14.1+cu130" when libtorch is in the process, "any" when ops are called by name (op_call), else empty
   std::string torch_directory;  // for a local server that takes its client's libtorch; ignored by others
   Level level = Level::automatic;
   std::vector<Range> ranges;  // reserved by the client, in order of preference

@@ -30,6 +30,8 @@ constexpr uint32_t kNestingMax = 4;
 // Interned tensor descriptions and op names of one session.
 constexpr uint32_t kTensorIdsMax = 1u << 20;
 constexpr uint32_t kOpIdsMax = 1u << 16;
+// Values of one op_call, by position and by keyword together: the longest schemas of PyTorch have some forty arguments.
+constexpr uint32_t kCallValuesMax = 256;
 // Graphs of one session, and what they keep: a serving program captures some hundred graphs of some thousand commands of some hundred bytes.
 constexpr uint32_t kGraphsMax = 1u << 14;
 constexpr uint32_t kGraphCommandsMax = 1u << 18;      // of one graph

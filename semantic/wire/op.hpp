@@ -86,6 +86,15 @@ constexpr uint8_t a_of(uint64_t w) { return static_cast<uint8_t>(w >> 8); }
 constexpr uint16_t b_of(uint64_t w) { return static_cast<uint16_t>(w >> 16); }
 constexpr uint32_t id_of(uint64_t w) { return static_cast<uint32_t>(w >> 32); }
 
+// op_call (call): OpCall, put_string(name), `arguments` values in order, then `keywords` times put_string(keyword) and a value. Nobody has held a
+// schema against them: the name is an operator's ("aten::add", its overloads are tried) or an overload's ("aten::add.Tensor"), what the schema has a
+// default for may be left out. An empty list may be of any kind. Answered as op_query is, an alias being the number of the value given (those by
+// keyword come last). For clients that know no schemas (hooks/coordinator).
+struct OpCall {
+  uint32_t arguments, keywords;  // kCallValuesMax together
+};
+static_assert(sizeof(OpCall) == 8);
+
 // op_query's reply: u64 count of returns, then per return a value: host scalars as they are; a device tensor as `undefined` replaced by
 // QueryTensor word {tag tensor, a = rank, b = dtype | flags << 8, id = index in the stash} followed by sizes and strides (span-preserving).
 // The results stay in the session's stash (one per query, number in the reply's first word) until op_take has placed each and op_drop ends it.

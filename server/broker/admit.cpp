@@ -75,7 +75,8 @@ void Broker::on_control(Caller caller, std::span<const std::byte> message) {
 // The kind of worker and the level for an open; an error when it cannot be had.
 std::string Broker::choose(Pending& p) {
   std::string minor = minor_version(p.open.torch);
-  auto usable = [&](const Kind& k) { return !minor.empty() && k.minor == minor && k.broken.empty(); };
+  bool any = p.open.torch == wire::control::kAnyTorch;
+  auto usable = [&](const Kind& k) { return !k.minor.empty() && (any || k.minor == minor) && k.broken.empty(); };
   auto kind = std::find_if(kinds_.begin(), kinds_.end(), usable);
   if (kind == kinds_.end() && !minor.empty() && options_.client_torch && p.caller.uid &&
       minor_version(torch_version_of(p.open.torch_directory)) == minor &&
@@ -92,7 +93,10 @@ std::string Broker::choose(Pending& p) {
   std::string have;
   for (const Kind& k : kinds_)
     if (!k.minor.empty()) have += (have.empty() ? "" : ", ") + k.minor + (k.broken.empty() ? "" : " (" + k.broken + ")");
-  std::string why = fmt::format("the client has torch {}, the server's executors are for: {}", minor.empty() ? "none" : tame(p.open.torch),
+  std::string why = fmt::format("the client has torch {}, the server's executors are for: {}",
+                                any             ? "any version"
+                                : minor.empty() ? "none"
+                                                : tame(p.open.torch),
                                 have.empty() ? "none" : have);
   if (p.open.level == Level::op) return "no op level: " + why;
   if (!minor.empty()) spdlog::warn("call level for {} ({}): {}", tame(p.open.program), p.open.pid, why);

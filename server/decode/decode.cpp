@@ -71,7 +71,8 @@ static Function find_command(Opcode opcode) {
     case Opcode::op_run:
     case Opcode::op_query:
     case Opcode::op_take:
-    case Opcode::op_drop: return op;
+    case Opcode::op_drop:
+    case Opcode::op_call: return op;
     case Opcode::scope: return scope;
     case Opcode::graph_add: return graph_add;
     case Opcode::graph_launch: return graph_launch;

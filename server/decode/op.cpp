@@ -20,7 +20,8 @@ Failure op(Session& s, const Command& c) {
   // at call level ops are named for meaning_op only
   if (opcode == wire::Opcode::op_define && s.opened().level == wire::control::Level::call)
     return s.meaning().said(opcode, c.payload) ? Failure{} : malformed("op_define");
-  if ((opcode == wire::Opcode::op_run || opcode == wire::Opcode::op_query) && !s.adding()) ++s.counts().ops;
+  bool computes = opcode == wire::Opcode::op_run || opcode == wire::Opcode::op_query || opcode == wire::Opcode::op_call;
+  if (computes && !s.adding()) ++s.counts().ops;
   // what a graph runs again was validated when it was added
   Failure checked = s.opened().checks && !s.launching() ? validate(s, opcode, c.payload) : Failure{};
   Failure f = s.run_op(c);

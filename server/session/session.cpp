@@ -182,6 +182,7 @@ static bool is_work(uint32_t opcode) {
     case wire::Opcode::launch:
     case wire::Opcode::op_run:
     case wire::Opcode::op_query:
+    case wire::Opcode::op_call:
     case wire::Opcode::graph_launch: return true;
     default: return false;
   }

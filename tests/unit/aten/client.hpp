@@ -176,31 +176,7 @@ class Client {
   }
   char* base() const { return base_; }
 
- private:
-  static uint64_t address(const void* p) { return reinterpret_cast<uint64_t>(p); }
-  static int live(void* self, uint64_t a, uint64_t n) {
-    auto* c = static_cast<Client*>(self);
-    uint64_t low = address(c->base_), high = low + c->live_end_;
-    return a >= low && a <= high && n <= high - a;
-  }
-  static uint64_t epoch(void* self) { return static_cast<Client*>(self)->epoch_; }
-
-  void tensor(wire::Writer& w, const Tensor& t) {
-    if (!t.defined()) return w.put(word(Tag::undefined));
-    if (t.is_sparse()) {
-      w.put(word(Tag::sparse_tensor, t.is_coalesced(), static_cast<uint16_t>(t.scalar_type()), static_cast<uint32_t>(t.dim())));
-      for (auto s : t.sizes()) w.put(s);
-      return tensor(w, t._indices()), tensor(w, t._values());
-    }
-    if (inside(t)) return w.put(word(Tag::tensor, 0, 0, define(t)));
-    Tensor c = t.contiguous();
-    uint16_t flags = t.unsafeGetTensorImpl()->is_wrapped_number() ? kWrappedNumber : 0;
-    w.put(word(Tag::host_tensor, static_cast<uint8_t>(t.dim()), static_cast<uint16_t>(static_cast<uint8_t>(t.scalar_type()) | flags << 8)));
-    w.put<uint64_t>(c.nbytes());
-    for (auto s : t.sizes()) w.put(s);
-    if (c.nbytes()) std::memcpy(w.grow(wire::align8(c.nbytes())), c.const_data_ptr(), c.nbytes());
-  }
-  void list(wire::Writer& w, ListKind kind, size_t n) { w.put(word(Tag::list, static_cast<uint8_t>(kind), 0, static_cast<uint32_t>(n))); }
+  // One argument, as words.
   void value(wire::Writer& w, const IValue& v) {
     if (v.isTensor()) return tensor(w, v.toTensor());
     if (v.isNone()) return w.put(word(Tag::none));
@@ -242,6 +218,31 @@ class Client {
     throw std::runtime_error("test: a value that this client cannot encode");
   }
 
+ private:
+  static uint64_t address(const void* p) { return reinterpret_cast<uint64_t>(p); }
+  static int live(void* self, uint64_t a, uint64_t n) {
+    auto* c = static_cast<Client*>(self);
+    uint64_t low = address(c->base_), high = low + c->live_end_;
+    return a >= low && a <= high && n <= high - a;
+  }
+  static uint64_t epoch(void* self) { return static_cast<Client*>(self)->epoch_; }
+
+  void tensor(wire::Writer& w, const Tensor& t) {
+    if (!t.defined()) return w.put(word(Tag::undefined));
+    if (t.is_sparse()) {
+      w.put(word(Tag::sparse_tensor, t.is_coalesced(), static_cast<uint16_t>(t.scalar_type()), static_cast<uint32_t>(t.dim())));
+      for (auto s : t.sizes()) w.put(s);
+      return tensor(w, t._indices()), tensor(w, t._values());
+    }
+    if (inside(t)) return w.put(word(Tag::tensor, 0, 0, define(t)));
+    Tensor c = t.contiguous();
+    uint16_t flags = t.unsafeGetTensorImpl()->is_wrapped_number() ? kWrappedNumber : 0;
+    w.put(word(Tag::host_tensor, static_cast<uint8_t>(t.dim()), static_cast<uint16_t>(static_cast<uint8_t>(t.scalar_type()) | flags << 8)));
+    w.put<uint64_t>(c.nbytes());
+    for (auto s : t.sizes()) w.put(s);
+    if (c.nbytes()) std::memcpy(w.grow(wire::align8(c.nbytes())), c.const_data_ptr(), c.nbytes());
+  }
+  void list(wire::Writer& w, ListKind kind, size_t n) { w.put(word(Tag::list, static_cast<uint8_t>(kind), 0, static_cast<uint32_t>(n))); }
   char* base_;
   uint64_t next_ = 0, live_end_ = 0, epoch_ = 1, ticket_ = 0;
   uint32_t next_id_ = 0;

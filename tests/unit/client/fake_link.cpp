@@ -33,6 +33,15 @@ void FakeLink::complain(std::string what) {
   complaints_.push_back(std::move(what));
 }
 
+// A session begins with nothing, also after another one.
+void FakeLink::begin_session() {
+  std::scoped_lock lock(deliver_, mutex_);
+  lost_ = closed = false;
+  next_ticket_ = 1;
+  executed_ = reports_ = 0;
+  granules_.clear();
+}
+
 bool FakeLink::take_frame(std::span<const std::byte> frame, std::span<const djinn_part> bulk) {
   std::lock_guard lock(mutex_);
   wire::FrameHeader h;
@@ -242,6 +251,14 @@ Failure FakeLink::dispatch(Sent& s, std::vector<std::byte>& answer, std::vector<
     case Opcode::op_drop:
     case Opcode::scope: return {};
     case Opcode::op_query: answer = s.payload; return {};  // an echo: what the hook's call sends comes back
+    case Opcode::op_call: {
+      std::lock_guard lock(mutex_);
+      auto& scripted = answers_[s.opcode()];
+      if (scripted.empty()) break;
+      answer = std::move(scripted.front());
+      scripted.pop_front();
+      return {};
+    }
     case Opcode::counters: break;
   }
   return {kNotSupported, wire::ErrorClass::refused, "opcode", "not known here"};
@@ -328,6 +345,11 @@ void FakeLink::fail_next(Opcode opcode, Failure f) {
   failures_[opcode].push_back(std::move(f));
 }
 
+void FakeLink::answer_next(Opcode opcode, std::vector<std::byte> answer) {
+  std::lock_guard lock(mutex_);
+  answers_[opcode].push_back(std::move(answer));
+}
+
 void FakeLink::lose(const char* reason) {
   {
     std::lock_guard lock(mutex_);
@@ -373,6 +395,7 @@ djinn_link* fake_open(const djinn_link_config* config, const djinn_link_events* 
     return nullptr;
   }
   l.attach(*events);
+  l.begin_session();
   static const char* const ops[] = {"aten::add.Tensor", "aten::mm"};
   *o = {};
   o->session = 7;

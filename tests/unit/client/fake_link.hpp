@@ -56,6 +56,7 @@ class FakeLink {
   // Executes at most `records` of what was sent and delivers one report about them. False when there was nothing.
   bool step(size_t records = SIZE_MAX);
   void fail_next(wire::Opcode opcode, Failure f);
+  void answer_next(wire::Opcode opcode, std::vector<std::byte> answer);  // of an op_call, which nothing here computes
   void lose(const char* reason);
   void tick() { events_.on_tick(events_.self); }
   void deliver_raw(std::span<const std::byte> frame) { events_.on_frame(events_.self, frame.data(), frame.size(), nullptr, 0); }
@@ -84,6 +85,7 @@ class FakeLink {
   void write(uint64_t address, const std::byte* from, size_t n);
   void read(uint64_t address, std::byte* to, size_t n);
   void complain(std::string what);
+  void begin_session();
   template <class Fixed>
   void report(wire::ReportOpcode opcode, const Fixed& fixed, std::span<const std::byte> rest, std::vector<std::vector<std::byte>> rows = {});
 
@@ -95,6 +97,7 @@ class FakeLink {
   std::vector<wire::FrameHeader> frames_;
   std::vector<std::string> complaints_;
   std::map<wire::Opcode, std::deque<Failure>> failures_;
+  std::map<wire::Opcode, std::deque<std::vector<std::byte>>> answers_;
   bool lost_ = false;
   uint64_t next_ticket_ = 1, bytes_under_way_ = 0;
   std::atomic<uint64_t> executed_{0}, most_tickets_{0}, most_bytes_{0};

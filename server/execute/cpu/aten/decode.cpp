@@ -428,16 +428,20 @@ void Decoder::sections(uint32_t flags) {
   if (flags & kContextGiven) word();  // read by server/session/meaning
 }
 
-bool Decoder::decode(const Op& op, const OpHead& head, std::span<const std::byte> body, Decoded& out, std::vector<uint32_t>* places) {
-  places_ = places;
+void Decoder::begin(std::span<const std::byte> body, Decoded& out) {
   begin_ = cur_ = reinterpret_cast<const uint64_t*>(body.data());
   end_ = cur_ + body.size() / 8;
   out_ = &out;
   problem_ = nullptr;
   illegal_ = quantized_ = false;
   out.clear();
-  out.flags = head.flags;
   epoch_ = tensors_.epoch();
+}
+
+bool Decoder::decode(const Op& op, const OpHead& head, std::span<const std::byte> body, Decoded& out, std::vector<uint32_t>* places) {
+  places_ = places;
+  begin(body, out);
+  out.flags = head.flags;
   constexpr uint32_t kKnown = kHasGenerator | kDeterministic | kFillUninitialised | kAllowTf32 | kGeneratorInMemory | kContextGiven;
   if (head.flags & ~kKnown) return fail("op record with unknown flags"), false;
   if (head.arguments != op.arguments.size() || head.outputs != op.returns.size()) return fail("op record whose counts do not fit the schema"), false;
@@ -445,6 +449,83 @@ bool Decoder::decode(const Op& op, const OpHead& head, std::span<const std::byte
   for (uint16_t i = 0; i < head.outputs && !problem_; i++) output(op, i);
   if (!problem_) sections(head.flags);
   if (!problem_ && cur_ != end_) fail("op record with bytes left over");
+  return !problem_;
+}
+
+// ---- op_call ----
+
+namespace {
+
+std::optional<Kind> list_of(uint8_t kind) {
+  switch (static_cast<ListKind>(kind)) {
+    case ListKind::integers: return Kind::integers;
+    case ListKind::reals: return Kind::reals;
+    case ListKind::booleans: return Kind::booleans;
+    case ListKind::tensors: return Kind::tensors;
+    case ListKind::optional_tensors: return Kind::optional_tensors;
+    case ListKind::numbers: return Kind::numbers;
+    case ListKind::strings: return Kind::strings;
+  }
+  return std::nullopt;
+}
+
+}  // namespace
+
+// A value of whatever kind it says that it is.
+c10::IValue Decoder::value() {
+  uint64_t w = word();
+  c10::IValue v;
+  switch (tag_of(w)) {
+    case Tag::none: return v;
+    case Tag::undefined:
+    case Tag::tensor:
+    case Tag::host_tensor:
+    case Tag::sparse_tensor:
+    case Tag::compressed_tensor:
+    case Tag::nested_tensor:
+    case Tag::quantized_tensor: return tensor(w, false, false);
+    case Tag::integer:
+    case Tag::real:
+    case Tag::boolean:
+    case Tag::complex: return number(w, v), v;
+    case Tag::string: return text(id_of(w));
+    case Tag::device:
+      if (a_of(w) > 1) break;
+      return c10::Device(c10::kCPU);
+    case Tag::list: {
+      auto kind = list_of(a_of(w));
+      if (!kind) break;
+      list({*kind, false, false, false}, w);
+      if (problem_) return v;
+      v = std::move(out_->stack.back());
+      out_->stack.pop_back();
+      return v;
+    }
+    case Tag::generator:
+    case Tag::alias:
+    case Tag::symbol: break;
+  }
+  return fail("a value of a kind that cannot be given to an op by name"), v;
+}
+
+bool Decoder::decode_call(std::span<const std::byte> payload, Given& given, Decoded& out) {
+  places_ = nullptr;
+  begin(payload, out);
+  auto name = [&] {
+    uint64_t bytes = word();
+    if (bytes > wire::kNameBytesMax) return fail("a name beyond kNameBytesMax"), std::string();
+    return text(static_cast<uint32_t>(bytes));
+  };
+  auto head = std::bit_cast<OpCall>(word());
+  given.name = name();
+  if (head.arguments > wire::kCallValuesMax || head.keywords > wire::kCallValuesMax - head.arguments) fail("more values than kCallValuesMax");
+  index_ = 0;
+  for (; index_ < head.arguments && !problem_; index_++) given.positional.push_back(value());
+  for (; index_ < head.arguments + head.keywords && !problem_; index_++) {
+    std::string keyword = name();
+    given.keywords.emplace_back(std::move(keyword), value());
+  }
+  if (!problem_ && cur_ != end_) fail("op_call with bytes left over");
   return !problem_;
 }
 

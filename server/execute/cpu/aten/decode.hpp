@@ -4,6 +4,8 @@
 #include <bit>
 #include <cstdint>
 #include <span>
+#include <string>
+#include <utility>
 #include <vector>
 
 #include "semantic/wire/op.hpp"
@@ -47,6 +49,14 @@ struct Decoded {
   }
 };
 
+// The values of an op_call, before a schema is found that takes them. While they are only given, a Touched's argument is the number of the value:
+// first those by position, then those by keyword.
+struct Given {
+  std::string name;
+  Stack positional;
+  std::vector<std::pair<std::string, c10::IValue>> keywords;
+};
+
 // Ready-made tensors for wrapped numbers and other host scalars, which come by value with every use.
 class HostScalars {
  public:
@@ -69,11 +79,15 @@ class Decoder {
   // Reads the record after its head. False: problem() says what is wrong, and `illegal()` whether it is memory outside the session's. `places`: gets
   // the index in `body` of each word that names an interned tensor.
   bool decode(const Op& op, const wire::op::OpHead& head, std::span<const std::byte> body, Decoded& out, std::vector<uint32_t>* places = nullptr);
+  // The same for an op_call; `given` has the name as soon as that is read.
+  bool decode_call(std::span<const std::byte> payload, Given& given, Decoded& out);
   const char* problem() const { return problem_; }
   bool illegal() const { return illegal_; }
 
  private:
+  void begin(std::span<const std::byte> body, Decoded& out);
   void argument(const Argument& a);
+  c10::IValue value();
   void composite(uint64_t w, bool written);
   void list(const Argument& a, uint64_t w);
   void output(const Op& op, uint16_t index);

@@ -74,6 +74,7 @@ Failure Executor::dispatch(uint32_t opcode, std::span<const std::byte> payload) 
     case wire::Opcode::op_query: return run(payload, true);
     case wire::Opcode::op_take: return take(payload);
     case wire::Opcode::op_drop: return drop(payload);
+    case wire::Opcode::op_call: return call(payload);
     default: return malformed("a command that is not an op's");  // the other opcodes never come here
   }
 }

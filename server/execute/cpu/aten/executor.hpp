@@ -1,5 +1,5 @@
 // One session's executor: takes records in ticket order, keeps tables, runs ops. executor.cpp has the tables and the C interface, run.cpp the ops,
-// query.cpp the server-first ones, graph.cpp those of CUDA graphs.
+// query.cpp the server-first ones, call.cpp those called by name, graph.cpp those of CUDA graphs.
 #pragma once
 #include <map>
 #include <span>
@@ -70,13 +70,19 @@ class Executor {
   void detour(const Op& op);
   void slots(const Op& op);
   void compute(Op& op, const wire::op::OpHead& head, std::span<const std::byte> body, bool query);
-  void call(const Op& op, Stack& stack);
+  void kernel(const Op& op, Stack& stack);
   void finish(const Op& op);
   void finish_written(const Op& op);
   void heal(const Op& op);
   void spoil(const Op& op, const Failure& why, const std::shared_ptr<Failure>& origin);
+  // call.cpp
+  Failure call(std::span<const std::byte> payload);
+  Failure answer(const Given& given);
+  void compute_as_is(const Op& op, const Stack& arguments);
+  void restore_touched();
   // query.cpp
-  void reply(const Op& op);
+  // `place`, of an op called by name: number of a given value → its argument; aliases are told by the former.
+  void reply(const Op& op, std::span<const uint16_t> place = {});
   void put_value(const c10::IValue& v, Stash& stash);
   void put_tensor(const at::Tensor& t, Stash& stash);
   void put_host(const at::Tensor& t);

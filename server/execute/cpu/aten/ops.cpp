@@ -47,6 +47,12 @@ constexpr Denied kDenied[] = {
     {"aten::_sparse_coo_tensor_with_dims*", "it relabels tensors of the client"},
     {"aten::_nested_view_from_buffer", "its result shares storage with its argument"},
     {"aten::detach_", "autograd is the client's"},
+    // composites, which only op_call reaches
+    {"aten::_backward", "autograd is the client's"},
+    {"aten::requires_grad_", "autograd is the client's"},
+    {"aten::retain_grad", "autograd is the client's"},
+    {"aten::pin_memory", "pinned memory is the client's"},
+    {"aten::fbgemm_*", "it packs weights into objects of the server's process"},
     {"aten::_make_dep_token", "tokens are the compiler's"},
     {"aten::_test_*", "a test of PyTorch's own"},
     {"aten::_foobar*", "a test of PyTorch's own"},
@@ -215,6 +221,9 @@ bool out_of_missing(const c10::OperatorHandle& op) {
 struct List {
   std::unordered_map<std::string, c10::OperatorHandle> handles;
   std::unordered_map<std::string, Op> described;  // on first use
+  // what op_call may run, by "aten::add": overload → handle, and their descriptions, on first use
+  std::unordered_map<std::string, std::map<std::string, c10::OperatorHandle>> callable;
+  std::unordered_map<std::string, Op> called;
   std::vector<std::string> sorted;
   std::vector<const char*> names;
 };
@@ -231,6 +240,13 @@ bool executable(const c10::OperatorHandle& op, const std::set<std::string>& libr
   if (find_rewrite(c10::toString(op.operator_name()))) return true;
   if (!has_own_kernel(op) || out_of_missing(op)) return false;
   return !op.hasTag(at::Tag::inplace_view) && !returns_view(op.schema());
+}
+
+// op_call answers with copies of its results, so that a view is as good as anything else; and it has no schema on the client that a composite op
+// would have been decomposed by.
+bool callable(const c10::OperatorHandle& op) {
+  const auto& base = op.operator_name().name;
+  return base.rfind("aten::", 0) == 0 && !denied(base) && !op.hasTag(at::Tag::inplace_view);
 }
 
 std::set<std::string> namespaces_now() {
@@ -261,9 +277,12 @@ std::string load_ops(const char* op_library) {
   auto& dispatcher = c10::Dispatcher::singleton();
   for (const auto& name : dispatcher.getAllOpNames()) {
     auto handle = dispatcher.findSchema(name);
-    if (!handle || !executable(*handle, fresh)) continue;
+    if (!handle) continue;
+    bool listed = executable(*handle, fresh);
     Op probe{*handle, {}, {}, {}, {}};
-    if (!describe(probe)) continue;
+    if ((!listed && !callable(*handle)) || !describe(probe)) continue;
+    l.callable[probe.base].emplace(name.overload_name, *handle);
+    if (!listed) continue;
     if (l.handles.emplace(probe.name, *handle).second) l.sorted.push_back(probe.name);
   }
   std::sort(l.sorted.begin(), l.sorted.end());
@@ -288,6 +307,32 @@ Op* find_op(std::string_view name, std::string_view overload, std::string& reaso
   Op op{handle->second, {}, {}, {}, {}};
   describe(op);
   return &l.described.emplace(full, std::move(op)).first->second;
+}
+
+std::vector<Op*> find_overloads(const std::string& name, std::string& reason) {
+  auto& l = list();
+  size_t space = name.find("::"), dot = name.find('.', space == std::string::npos ? 0 : space);
+  std::string base = name.substr(0, dot);
+  auto known = l.callable.find(base);
+  if (known == l.callable.end()) {
+    const Denied* d = denied(base);
+    reason = d ? base + " is not executed by this server: " + std::string(d->reason) : "there is no operator " + base;
+    return {};
+  }
+  std::vector<Op*> found;
+  for (const auto& [overload, handle] : known->second) {
+    if (dot != std::string::npos && name.compare(dot + 1, std::string::npos, overload) != 0) continue;
+    std::string unused;
+    Op* op = find_op(base, overload, unused);
+    if (!op) {
+      auto [it, fresh] = l.called.try_emplace(base + "." + overload, Op{handle, {}, {}, {}, {}});
+      if (fresh) describe(it->second);
+      op = &it->second;
+    }
+    found.push_back(op);
+  }
+  if (found.empty()) reason = base + " has no overload " + name.substr(dot + 1);
+  return found;
 }
 
 }  // namespace djinn::aten

@@ -71,4 +71,7 @@ const std::vector<const char*>& op_names();
 // Null when the name is not on the list; `reason` then says why in one sentence.
 Op* find_op(std::string_view name, std::string_view overload, std::string& reason);
 
+// What op_call may run under a name: all overloads of "aten::add", or the one that "aten::add.Tensor" names. Empty: `reason` says why.
+std::vector<Op*> find_overloads(const std::string& name, std::string& reason);
+
 }  // namespace djinn::aten

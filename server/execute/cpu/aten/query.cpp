@@ -5,6 +5,8 @@
 #include <ATen/native/SparseTensorUtils.h>
 #include <ATen/quantized/QTensorImpl.h>
 
+#include <algorithm>
+
 #include "server/execute/cpu/aten/executor.hpp"
 #include "server/execute/cpu/aten/place.hpp"
 
@@ -116,7 +118,7 @@ void Executor::put_value(const c10::IValue& v, Stash& stash) {
 // The argument that this return is, when it is a strided device tensor which the op wrote in place; else -1.
 int Executor::written_argument(const Op& op, size_t index) const {
   int argument = op.returns[index].alias;
-  if (argument < 0) return -1;
+  if (argument < 0 || !op.arguments[static_cast<size_t>(argument)].written) return -1;  // a view (op_call) is a result like any other
   for (const Touched& t : now_.touched)
     if (t.argument == argument && !t.in_list && now_.stack[index].isTensor() && now_.stack[index].toTensor().layout() == at::kStrided &&
         !now_.stack[index].toTensor().is_nested() && !now_.stack[index].toTensor().is_quantized())
@@ -124,7 +126,7 @@ int Executor::written_argument(const Op& op, size_t index) const {
   return -1;
 }
 
-void Executor::reply(const Op& op) {
+void Executor::reply(const Op& op, std::span<const uint16_t> place) {
   reply_.clear();
   if (stashes_.size() >= kStashesMax) throw Unsupported("too many results wait to be taken");
   wire::Writer out(reply_);
@@ -132,7 +134,9 @@ void Executor::reply(const Op& op) {
   out.put<uint64_t>(now_.stack.size());
   Stash stash;
   for (size_t i = 0; i < now_.stack.size(); i++) {
-    if (int argument = written_argument(op, i); argument >= 0) out.put(word(Tag::alias, 0, 0, static_cast<uint32_t>(argument)));
+    int argument = written_argument(op, i);
+    if (argument >= 0 && !place.empty()) argument = static_cast<int>(std::find(place.begin(), place.end(), argument) - place.begin());
+    if (argument >= 0) out.put(word(Tag::alias, 0, 0, static_cast<uint32_t>(argument)));
     else put_value(now_.stack[i], stash);
   }
   if (stash.tensors.empty()) {

@@ -87,7 +87,7 @@ void Executor::prepare(const Op& op) {
   else detours_.clear();
 }
 
-void Executor::call(const Op& op, Stack& stack) {
+void Executor::kernel(const Op& op, Stack& stack) {
   static const c10::DispatchKeySet kCpu(c10::DispatchKey::CPU);
   if (op.rewrite) {
     const void* first = nullptr;
@@ -104,11 +104,11 @@ void Executor::call(const Op& op, Stack& stack) {
 // Runs the kernel; where the CPU has it for float32 only, once more in float32 from freshly decoded arguments.
 void Executor::compute(Op& op, const OpHead& head, std::span<const std::byte> body, bool query) {
   if (now_.reduced) unmix_types(op, now_.stack);
-  auto wide = [&] { in_float32(op, now_.stack, query, [&](Stack& s) { call(op, s); }); };
+  auto wide = [&] { in_float32(op, now_.stack, query, [&](Stack& s) { kernel(op, s); }); };
   if (now_.reduced && (op.norm != Norm::none || (op.float32_for & now_.reduced))) return wide();
   try {
     Placement placed(query ? nullptr : &slots_);
-    return call(op, now_.stack);
+    return kernel(op, now_.stack);
   } catch (const c10::Error& e) {
     if (!now_.reduced || !lacks_reduced_precision(e.what_without_backtrace())) throw;
   }

@@ -1,0 +1,28 @@
+// Tensors in the caller's memory: how their elements lie, packing them, and a fingerprint by which an equal input is recognised.
+#pragma once
+#include <compare>
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <vector>
+
+namespace djinn::coordinator {
+
+struct Fingerprint {
+  uint64_t word[2];
+  friend auto operator<=>(const Fingerprint&, const Fingerprint&) = default;
+};
+// 128 bits, and fast rather than secret: equal inputs are looked for among the caller's own.
+Fingerprint fingerprint(std::span<const std::byte> bytes);
+
+std::vector<int64_t> contiguous_strides(std::span<const int64_t> sizes);
+// The bytes from the first element to behind the last; false when a size is negative or something overflows. Strides must not be negative.
+bool span_bytes(std::span<const int64_t> sizes, std::span<const int64_t> strides, size_t item, uint64_t& bytes);
+// False when a size is negative or it overflows.
+bool count_elements(std::span<const int64_t> sizes, uint64_t& elements);
+// Do the elements lie side by side, without holes and overlaps, in whatever order?
+bool is_dense(std::span<const int64_t> sizes, std::span<const int64_t> strides);
+// Copies the elements in row-major order.
+void pack(std::byte* to, const std::byte* from, std::span<const int64_t> sizes, std::span<const int64_t> strides, size_t item);
+
+}  // namespace djinn::coordinator

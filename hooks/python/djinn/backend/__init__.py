@@ -1,0 +1,1 @@
+"""The serving side, under the names that the first Djinn gave it."""

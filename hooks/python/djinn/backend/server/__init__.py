@@ -1,0 +1,1 @@
+"""`python3 -m djinn.backend.server.server` starts djinn-gpu-server."""

@@ -1,0 +1,1 @@
+"""Operators by name on remote servers (coordinator.py), for programs that do not run under the preload."""

@@ -1,0 +1,98 @@
+"""One session for each target: opened once, shared by everybody, ended when idle, opened again when needed."""
+import asyncio
+import concurrent.futures
+import pathlib
+import sys
+import time
+import unittest
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
+from coordinating import CoordinatorCase, CoordinatorConfig, DjinnCoordinator, tcp_server, torch
+
+
+class TestConnectionPooling(CoordinatorCase):
+    def opened(self):
+        return self.server.stats()["sessions_opened"]
+
+    async def test_one_session_serves_all_calls(self):
+        before = self.opened()
+        x = torch.randn(16, 16)
+        for i in range(20):
+            self.assert_same(await self.run_op("aten::add", x, i), x + i)
+        self.assertEqual(self.opened() - before, 1)
+        s = self.statistics()
+        self.assertEqual((s["sessions_opened"], s["operations"], s["round_trips"]), (1, 20, 40))  # each was fetched, too
+        self.assertEqual(s["inputs_sent"], 1)
+
+    async def test_an_open_session_answers_faster_than_opening_one(self):
+        x, begin = torch.randn(8, 8), time.monotonic()
+        await self.run_op("aten::relu", x)
+        first, begin = time.monotonic() - begin, time.monotonic()
+        for _ in range(50):
+            await self.run_op("aten::relu", x)
+        self.assertLess((time.monotonic() - begin) / 50, first)
+
+    async def test_concurrent_calls_share_a_session_and_keep_apart(self):
+        before, inputs = self.opened(), [torch.full((32, 32), float(i)) for i in range(40)]
+
+        async def chain(x):
+            product = await self.run_op("aten::matmul", x, x)
+            return await self.run_op("aten::sub", product, x)
+
+        for x, result in zip(inputs, await asyncio.gather(*map(chain, inputs))):
+            self.assert_same(result, x @ x - x)
+        self.assertEqual(self.opened() - before, 1)
+
+    async def test_threads_share_it_too(self):
+        before = self.opened()
+
+        def work(i):
+            y = self.coordinator.execute("aten::full", [[10], i], self.target)
+            return self.coordinator.execute("aten::sum", [y], self.target).item()
+
+        loop = asyncio.get_running_loop()
+        with concurrent.futures.ThreadPoolExecutor(8) as threads:
+            sums = await asyncio.gather(*[loop.run_in_executor(threads, work, i) for i in range(32)])
+        self.assertEqual(sums, [10 * i for i in range(32)])
+        self.assertEqual(self.opened() - before, 1)
+
+    async def test_two_targets_are_two_sessions(self):
+        x = torch.randn(4)
+        with tcp_server() as other:
+            self.assert_same(await self.run_op("aten::neg", x), -x)
+            there = await self.coordinator.execute_remote_operation("aten::abs", [x], other.endpoint)
+            self.assert_same(there, x.abs())
+            self.assertEqual(other.total("ops"), 1)
+            self.assertEqual(self.coordinator.statistics(other.endpoint)["sessions_opened"], 1)
+
+    async def test_front_door_and_control_port_both_open_sessions(self):
+        x = torch.randn(4)
+        self.assertNotEqual(self.target, self.server.endpoint)
+        for target in (self.target, self.server.endpoint):
+            self.assert_same(await self.coordinator.execute_remote_operation("aten::neg", [x], target), -x)
+
+    async def test_idle_sessions_end_and_come_back(self):
+        x, config = torch.randn(4), CoordinatorConfig(node_id="idle", idle_timeout=0.3)
+        named = lambda stats: [s for s in stats["sessions"] if s["program"] == "idle"]
+        async with DjinnCoordinator(config) as coordinator:
+            result = await coordinator.execute_remote_operation("aten::neg", [x], self.target)
+            self.assertEqual(len(named(self.server.stats())), 1)
+            await asyncio.sleep(1)  # three times as long: a session whose handles live is not idle
+            self.assert_same(result, -x)
+            del result
+            self.server.until(lambda stats: not named(stats))
+            self.assert_same(await coordinator.execute_remote_operation("aten::neg", [x], self.target), -x)
+            self.assertEqual(coordinator.statistics(self.target)["sessions_opened"], 2)
+
+    async def test_stop_ends_the_sessions(self):
+        await self.run_op("aten::neg", torch.randn(4))
+        named = lambda stats: [s for s in stats["sessions"] if s["program"] == "test"]
+        self.assertEqual(len(named(self.server.stats())), 1)
+        await self.coordinator.stop()
+        self.server.until(lambda stats: not named(stats))
+        await self.coordinator.start()
+        self.assert_same(await self.run_op("aten::neg", torch.ones(2)), -torch.ones(2))
+
+
+if __name__ == "__main__":
+    unittest.main()
