@@ -72,6 +72,7 @@ struct Copied {
   uint32_t thread, name, module, stack;
   Direction direction;
   uint32_t pinned, asynchronous, reserved;  // 0 or 1; pinned: the host's side
+  uint64_t looking;                         // nanoseconds that the recording itself took then
 };
 struct Sent {
   uint64_t time, first, last, bytes;
@@ -94,11 +95,13 @@ struct Waited {
   WaitKind kind;
   uint32_t name, module;  // texts; name: the entry point, or the op whose reply it is
   uint32_t opcode, stack;  // opcode of a reply's command, else 0; stack 0: not known
+  uint64_t looking;        // nanoseconds that the recording itself took after the end
 };
 struct Aborted {
   uint64_t time;
   uint32_t thread, name, why, module;  // texts
   uint32_t stack, reserved;
+  uint64_t looking;
 };
 struct Step {
   uint64_t time, step, phase, queries, keys;

@@ -293,6 +293,7 @@ void Wait::end() {
   record::Waited& w = noted_->wait;
   w.end = w.kind == record::WaitKind::none ? w.begin : work::monotonic();
   auto frames = noted_->where.answer();
+  w.looking = work::monotonic() - w.end;
   const char *called = name_of_call(w.opcode), *name = w.opcode == static_cast<uint32_t>(Opcode::op_query) || !here().entry ? called : here().entry;
   State& s = state();
   std::lock_guard lock(s.mutex);
@@ -317,24 +318,28 @@ void Entry::end() { here().entry = nullptr; }
 
 void copied(record::Direction direction, uint64_t bytes, bool pinned, bool asynchronous, const char* name) {
   std::vector<uint32_t> frames;
+  uint64_t begin = work::monotonic();
   if (direction != record::Direction::on_device && !pinned && bytes >= kLookBytesMin) frames = python::Where().answer();
+  uint64_t looking = work::monotonic() - begin;
   State& s = state();
   std::lock_guard lock(s.mutex);
   note(s, Kind::copied,
-       record::Copied{work::monotonic(), bytes, thread_number(s), kept_text(s, name), module_text(s, scope().module), stack_number(s, frames), direction,
-                      pinned, asynchronous, 0});
+       record::Copied{begin, bytes, thread_number(s), kept_text(s, name), module_text(s, scope().module), stack_number(s, frames), direction,
+                      pinned, asynchronous, 0, looking});
 }
 
 void aborted() {
+  uint64_t begin = work::monotonic();
   auto frames = python::Where().answer();
+  uint64_t looking = work::monotonic() - begin;
   const djinn_scope& scoped = scope();
   const Here& h = here();
   bool same = scoped.abort && scoped.op && h.last_op && !strcmp(scoped.op, h.last_op);  // else the kernel was never asked
   State& s = state();
   std::lock_guard lock(s.mutex);
   note(s, Kind::aborted,
-       record::Aborted{work::monotonic(), thread_number(s), kept_text(s, h.last_op), same ? text(s, scoped.why ? scoped.why : "") : 0,
-                       module_text(s, scoped.module), stack_number(s, frames), 0});
+       record::Aborted{begin, thread_number(s), kept_text(s, h.last_op), same ? text(s, scoped.why ? scoped.why : "") : 0,
+                       module_text(s, scoped.module), stack_number(s, frames), 0, looking});
 }
 
 }  // namespace djinn::recorder

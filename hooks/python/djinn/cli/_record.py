@@ -14,12 +14,12 @@ OP_QUERY = 0x54
 
 Session = collections.namedtuple("Session", "time unix ahead round_trip pid threads credit_tickets credit_bytes idle_flush program host link")
 Posted = collections.namedtuple("Posted", "ticket time thread opcode name module phase step bytes")
-Copied = collections.namedtuple("Copied", "time bytes thread name module stack direction pinned asynchronous")
+Copied = collections.namedtuple("Copied", "time bytes thread name module stack direction pinned asynchronous looking")
 Sent = collections.namedtuple("Sent", "time first last bytes")
 Acknowledged = collections.namedtuple("Acknowledged", "time ticket bytes")
 Worked = collections.namedtuple("Worked", "begin end")
-Waited = collections.namedtuple("Waited", "begin end ticket thread kind name module opcode stack")
-Aborted = collections.namedtuple("Aborted", "time thread name why module stack")
+Waited = collections.namedtuple("Waited", "begin end ticket thread kind name module opcode stack looking")
+Aborted = collections.namedtuple("Aborted", "time thread name why module stack looking")
 Step = collections.namedtuple("Step", "time step phase queries keys")
 End = collections.namedtuple("End", "time ops aborted server_first round_trips stalls posted frames bytes")
 Place = collections.namedtuple("Place", "file line function")
@@ -83,8 +83,9 @@ class Record:
         self.posted.append(Posted(ticket, time, thread, opcode, self._texts[name], path or self._texts[module], phase, step, size))
 
     def _copied(self, d):
-        time, size, thread, name, module, stack, direction, pinned, asynchronous, _ = struct.unpack("<2Q8I", d)
-        self.copied.append(Copied(time, size, thread, self._texts[name], self._texts[module], self._stacks[stack], DIRECTIONS[direction], bool(pinned), bool(asynchronous)))
+        time, size, thread, name, module, stack, direction, pinned, asynchronous, _, looking = struct.unpack("<2Q8IQ", d)
+        self.copied.append(Copied(time, size, thread, self._texts[name], self._texts[module], self._stacks[stack], DIRECTIONS[direction], bool(pinned), bool(asynchronous),
+                                  looking))
 
     def _sent(self, d):
         self.sent.append(Sent(*struct.unpack("<4Q", d)))
@@ -97,12 +98,12 @@ class Record:
         self.worked[ticket] = Worked(begin - self.session.ahead, end - self.session.ahead)
 
     def _waited(self, d):
-        begin, end, ticket, thread, kind, name, module, opcode, stack = struct.unpack("<3Q6I", d)
-        self.waited.append(Waited(begin, end, ticket, thread, WAITS[kind], self._texts[name], self._texts[module], opcode, self._stacks[stack]))
+        begin, end, ticket, thread, kind, name, module, opcode, stack, looking = struct.unpack("<3Q6IQ", d)
+        self.waited.append(Waited(begin, end, ticket, thread, WAITS[kind], self._texts[name], self._texts[module], opcode, self._stacks[stack], looking))
 
     def _aborted(self, d):
-        time, thread, name, why, module, stack, _ = struct.unpack("<Q6I", d)
-        self.aborted.append(Aborted(time, thread, self._texts[name], self._texts[why], self._texts[module], self._stacks[stack]))
+        time, thread, name, why, module, stack, _, looking = struct.unpack("<Q6IQ", d)
+        self.aborted.append(Aborted(time, thread, self._texts[name], self._texts[why], self._texts[module], self._stacks[stack], looking))
 
     def _step(self, d):
         time, step, phase, queries, keys = struct.unpack("<5Q", d)
