@@ -6,7 +6,7 @@ a batch that leaves by the log's own rules (interpose/batch/log.cpp: size, a ser
 acknowledgements arrive, and that is what another network changes. A frame takes half a round trip and its bytes' time; the server works on it when it has
 worked on those before it, as long as it worked then, by its own clock; the acknowledgement takes the other half. A wait ends when the acknowledgement of its
 ticket is here. Posting stops while the credit window is full. What the recorded network cost besides its round trip (sockets, threads that wake up) is
-measured in the recording, as the quickest ways there and back, and added to every network.
+measured in the recording, on the ways there and back, and added to every network.
 
 What it leaves out: threads that really run beside each other (they are one line of time here), a server that other sessions use, caches and clock
 frequencies that differ between a busy and a waiting machine, and decisions of the program that depend on time.
@@ -40,9 +40,9 @@ class _Wire:
         return self.free + self.network.rtt / 2 + self.extra
 
 
-def _quickest(values, otherwise):
-    """The lower quartile: what the way costs when nothing else is in it."""
-    return statistics.quantiles(values, n=4)[0] if len(values) >= 4 else min(values, default=otherwise)
+def _usual(values, otherwise):
+    """The mean, because times add up: a busy machine that now and then wakes a thread late does so over any network."""
+    return statistics.fmean(values) if values else otherwise
 
 
 class Program:
@@ -62,46 +62,41 @@ class Program:
 
     # What the recorded network cost besides its round trip.
     def _measure_ways(self):
-        r, there, back = self.record, [], []
+        r, there, back, next_frame = self.record, [], [], []
         acknowledged = {}
         for a in r.acknowledged:
             acknowledged.setdefault(a.ticket, a.time)
-        answered = sorted(acknowledged)
-        previous_end = 0
+        previous_end, kept_apart = 0, max(self.record.session.round_trip, self.recorded.rtt * 1e9)
         for f in r.sent:
             works = [r.worked[t] for t in range(f.first, f.last + 1) if t in r.worked]
-            if works and works[0].begin > previous_end and f.time > previous_end:
+            if works and f.time > previous_end:
                 there.append(works[0].begin - f.time)
+            elif works and previous_end - f.time > kept_apart:
+                next_frame.append(works[0].begin - previous_end)
             if works:
                 previous_end = works[-1].end
             if works and f.last in r.worked and f.last in acknowledged:
                 back.append(acknowledged[f.last] - works[-1].end)
+        self.next_frame = _usual(next_frame, 0.0) / 1e9
         half = self.recorded.rtt / 2 * 1e9
         base = max(0.0, self.record.session.round_trip - 2 * half) / 2
-        self.there = max(0.0, _quickest(there, base + half) - half) / 1e9
-        self.back = max(0.0, _quickest(back, base + half) - half) / 1e9
-        wakes = []
-        for w in r.waited:
-            i = next((acknowledged[t] for t in (w.ticket,) if t in acknowledged), None)
-            if w.kind in ("executed", "reply") and i is not None and w.begin < i < w.end:
-                wakes.append(w.end - i)
-        self.wake = statistics.median(wakes) / 1e9 if wakes else 0.0
+        self.there = max(0.0, _usual(there, base + half) - half) / 1e9
+        self.back = max(0.0, _usual(back, base + half) - half) / 1e9
+        answers = ((w, acknowledged.get(w.ticket, 0)) for w in r.waited)
+        wakes = [w.end - at for w, at in answers if w.begin < at < w.end]
+        self.wake = _usual(wakes, 0.0) / 1e9
 
     # Seconds of the executor for each ticket: its work, and what lies between it and the work before it in the same frame (decoding, other commands).
     def _measure_service(self):
-        r, self.service, between = self.record, {}, []
+        r, self.service = self.record, {}
         for f in r.sent:
             end = None
             for t in range(f.first, f.last + 1):
                 if t not in r.worked:
                     continue
                 w = r.worked[t]
-                gap = max(0, w.begin - end) if end is not None else None
-                if gap is not None:
-                    between.append(gap)
-                self.service[t] = (w.end - w.begin + (gap or 0)) / 1e9
+                self.service[t] = (w.end - (w.begin if end is None else end)) / 1e9
                 end = w.end
-        self.first_gap = statistics.median(between) / 1e9 if between else 0.0
 
     def play(self, network, marks=()):
         """Played over a network. `marks` are times of the recording; the answer has when they come."""
@@ -128,7 +123,7 @@ class _Play:
     def send(self, at):
         if not self.batch:
             return
-        begin = max(self.out.carry(at, self.batch_bytes), self.executor + self.p.first_gap)
+        begin = max(self.out.carry(at, self.batch_bytes), self.executor + self.p.next_frame)
         self.executor = begin + sum(self.p.service.get(t, 0.0) for t in self.batch)
         home = self.home.carry(self.executor, 0)
         self.under_way.append((self.batch[-1], home, self.batch_bytes))
