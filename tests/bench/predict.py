@@ -16,7 +16,7 @@ from djinn.cli import _predict, _record
 from harness import Server, run
 
 # Units of the steady part: about a second without a network.
-REPEAT = dict(gpt=40, gpt_item=40, decode=150, cnn=60)
+REPEAT = dict(gpt=40, gpt_item=40, decode=150, cnn_item=60)
 PROGRAM = """
 import sys, time
 sys.path[:0] = [{bench!r}, {tests!r}]
