@@ -368,7 +368,7 @@ void Log::take_record(const wire::Record& record, std::span<const djinn_part> bu
       break;
     case wire::ReportOpcode::timings: {
       auto timings = take_timings(r);
-      if (activity::profiling()) activity::timed(timings);
+      activity::timed(timings);  // also those of the time before a profiler stopped
       if (recorder::recording()) recorder::timed(timings);
       break;
     }

@@ -48,25 +48,25 @@ def predictions(server, case, repeat, milliseconds, folder):
     marks = steady(server, case, repeat, DJINN_RECORD=file)
     program = _predict.Program(_record.read(file))
     out = {"recorded": (marks[1] - marks[0]) / 1e9}
-    for rtt in (0, *milliseconds):
+    for rtt in milliseconds:
         begin, end = program.play(_predict.Network(rtt / 1e3), marks).marks
         out[rtt] = end - begin
     return out
 
 
 def compare(case, milliseconds, rounds, repeat=None):
-    """For each round-trip time (0: none is emulated) the medians, in seconds per unit: predicted, measured, and the error."""
+    """For each round-trip time the medians, in seconds per unit: predicted, measured, and the error."""
     repeat = repeat or REPEAT[case]
     predicted, measured, recorded = {}, {}, []
     with Server("--threads", 1) as server, tempfile.TemporaryDirectory() as folder:
         for _ in range(rounds):
             for rtt, seconds in predictions(server, case, repeat, milliseconds, folder).items():
                 recorded.append(seconds) if rtt == "recorded" else predicted.setdefault(rtt, []).append(seconds)
-            for rtt in (0, *milliseconds):
-                begin, end = steady(server, case, repeat, DJINN_LINK=f"rtt={rtt}ms" if rtt else None)
+            for rtt in milliseconds:
+                begin, end = steady(server, case, repeat, DJINN_LINK=f"rtt={rtt}ms")
                 measured.setdefault(rtt, []).append((end - begin) / 1e9)
     rows = []
-    for rtt in (0, *milliseconds):
+    for rtt in milliseconds:
         p, m = statistics.median(predicted[rtt]) / repeat, statistics.median(measured[rtt]) / repeat
         rows.append(dict(case=case, rtt_ms=rtt, predicted=p, measured=m, error=p / m - 1, recorded=statistics.median(recorded) / repeat))
     return rows
