@@ -240,9 +240,10 @@ cudaError_t copy(const Copy2D& c, cudaMemcpyKind kind, uint64_t stream, bool asy
     if (way != cudaMemcpyHostToHost) return begin_work(name), cudaSuccess;
   }
   if (to_device || from_device) count(counters().calls);
-  bool pinned = work::watched() && pinned_device(to_device ? c.source : c.destination);
+  const uint32_t watched = work::watched();
+  bool pinned = watched && pinned_device(to_device ? c.source : c.destination);
   activity::Call traced(name, pinned);
-  if (recorder::recording() && (to_device || from_device)) recorder::copied(direction_of(way), c.width * c.height, pinned, asynchronous, name);
+  if (watched & work::kRecorder && (to_device || from_device)) recorder::copied(direction_of(way), c.width * c.height, pinned, asynchronous, name);
   if (capturing()) {
     bool captured;
     if (cudaError_t e = capture_copy(c, way, stream, asynchronous, captured); e || captured) return fail(e);

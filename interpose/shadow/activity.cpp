@@ -269,6 +269,8 @@ uint64_t now() {
 }
 
 void Call::begin(const char* name, bool host_pinned) {
+  entry_.emplace(name);
+  if (!profiling()) return;
   Thread& t = thread();
   if (t.call) return;  // one call inside another is the outer's business
   auto traced = std::find_if(std::begin(kTraced), std::end(kTraced), [&](const Traced& x) { return x.name == name; });

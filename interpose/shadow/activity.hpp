@@ -1,6 +1,6 @@
 // What a profiler asks for (CUPTI's activity records): which calls this process made, what each gave the device to do, and when the server did it.
-// Calls are stamped here; work is stamped by the server in its own clock (work.hpp) and brought onto the profiler's, and no work is said to have begun
-// before it was posted. Everything is shown in one stream (7, CUDA's default one), because the device executes in one order.
+// Calls are stamped here; work is stamped by the server in its own clock (work.hpp) and brought onto the profiler's, and no work is said to have
+// begun before it was posted. Everything is shown in one stream (7, CUDA's default one), because the device executes in one order.
 #pragma once
 #include <cupti.h>
 
@@ -11,11 +11,12 @@ namespace djinn::activity {
 inline bool profiling() { return work::watches(work::kProfiler); }
 
 // ---- what happened ----
-// A traced call, from construction to the end: the commands posted meanwhile by this thread are its work. `host_pinned`: of a copy.
+// A traced call, from construction to the end: the commands posted meanwhile by this thread are its work, and a recording's waits ask in its name.
+// `host_pinned`: of a copy.
 class Call {
  public:
-  explicit Call(const char* name, bool host_pinned = false) : entry_(name) {
-    if (profiling()) begin(name, host_pinned);
+  explicit Call(const char* name, bool host_pinned = false) {
+    if (work::watched()) begin(name, host_pinned);
   }
   ~Call() {
     if (mine_) end();
@@ -26,7 +27,7 @@ class Call {
  private:
   void begin(const char* name, bool host_pinned);
   void end();
-  recorder::Entry entry_;
+  std::optional<recorder::Entry> entry_;
   bool mine_ = false;
 };
 // By the log, in the order of tickets, while profiling.

@@ -80,8 +80,8 @@ const Api* api() {
 
 struct Places {
   std::mutex mutex;
-  std::deque<Place> all;                                   // by number - 1
-  std::map<std::pair<Object*, int>, uint32_t> of_code;     // a code object that is here is kept alive: its address stays its own
+  std::deque<Place> all;                                    // by number - 1
+  std::map<std::pair<Object*, int>, uint32_t> of_code;      // a code object that is here is kept alive: its address stays its own
   std::map<std::pair<std::string, int>, uint32_t> of_text;  // the same line of a code object that was made again (reload, another closure)
 };
 Places& places() {

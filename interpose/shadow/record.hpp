@@ -21,21 +21,21 @@ struct EventHeader {
 };
 
 enum class Kind : uint32_t {
-  session = 1,        // Session, then strings: program, server's host, DJINN_LINK
-  text = 2,           // Text, then the string
-  context = 3,        // Context
-  place = 4,          // Place
-  stack = 5,          // Stack, then its places (u64 each), innermost first
-  posted = 6,         // Posted
-  copied = 7,         // Copied: one call of the program, which may be several commands
-  sent = 8,           // Sent: a frame leaves
-  acknowledged = 9,   // Acknowledged: a report arrives
-  worked = 10,        // Worked: one command, by the server's clock
-  waited = 11,        // Waited
-  aborted = 12,       // Aborted: an op whose original kernel asked for a device value, and was undone
-  step = 13,          // Step
-  thread = 14,        // Thread, then its name
-  end = 15,           // End: the last event of a process that ended in order
+  session = 1,       // Session, then strings: program, server's host, DJINN_LINK
+  text = 2,          // Text, then the string
+  context = 3,       // Context
+  place = 4,         // Place
+  stack = 5,         // Stack, then its places (u64 each), innermost first
+  posted = 6,        // Posted
+  copied = 7,        // Copied: one call of the program, which may be several commands
+  sent = 8,          // Sent: a frame leaves
+  acknowledged = 9,  // Acknowledged: a report arrives
+  worked = 10,       // Worked: one command, by the server's clock
+  waited = 11,       // Waited
+  aborted = 12,      // Aborted: an op whose original kernel asked for a device value, and was undone
+  step = 13,         // Step
+  thread = 14,       // Thread, then its name
+  end = 15,          // End: the last event of a process that ended in order
 };
 
 struct Session {
@@ -93,7 +93,7 @@ struct Waited {
   uint64_t begin, end, ticket;
   uint32_t thread;
   WaitKind kind;
-  uint32_t name, module;  // texts; name: the entry point, or the op whose reply it is
+  uint32_t name, module;   // texts; name: the entry point, or the op whose reply it is
   uint32_t opcode, stack;  // opcode of a reply's command, else 0; stack 0: not known
   uint64_t looking;        // nanoseconds that the recording itself took after the end
 };
@@ -113,7 +113,7 @@ struct End {
   uint64_t time, ops, aborted, server_first, round_trips, stalls, posted, frames, bytes;
 };
 
-static_assert(wire::kWireLayout<Header, EventHeader, Session, Text, Context, Place, Stack, Posted, Copied, Sent, Acknowledged, Worked, Waited, Aborted, Step,
-                                Thread, End>);
+static_assert(wire::kWireLayout<Header, EventHeader, Session, Text, Context, Place, Stack, Posted, Copied, Sent, Acknowledged, Worked, Waited,
+                                Aborted, Step, Thread, End>);
 
 }  // namespace djinn::record

@@ -44,7 +44,7 @@ struct State {
   std::unordered_map<const char*, uint32_t> kept_texts;  // of names that are kept for ever
   std::vector<uint32_t> module_texts;                    // by a module's number
   std::map<std::vector<uint32_t>, uint32_t> stacks;
-  std::unordered_set<uint32_t> places, threads;          // that are defined
+  std::unordered_set<uint32_t> places, threads;  // that are defined
 };
 State& state() {
   static State* s = new State;
@@ -212,8 +212,7 @@ void finish() {
   State& s = state();
   const Counters& c = counters();
   std::lock_guard lock(s.mutex);
-  note(s, Kind::end,
-       record::End{work::monotonic(), c.ops, c.aborted, c.server_first, c.round_trips, c.stalls, c.posted, c.frames, c.bytes});
+  note(s, Kind::end, record::End{work::monotonic(), c.ops, c.aborted, c.server_first, c.round_trips, c.stalls, c.posted, c.frames, c.bytes});
   write_out(s);
 }
 
@@ -242,7 +241,8 @@ void posted(uint32_t opcode, Ticket t, std::span<const std::byte> payload, uint6
   std::lock_guard lock(s.mutex);
   if (opcode == static_cast<uint32_t>(Opcode::meaning_context)) take_context(s, payload);
   if (opcode == static_cast<uint32_t>(Opcode::meaning_step)) take_step(s, payload);
-  record::Posted event{t, work::monotonic(), thread_number(s), opcode, kept_text(s, name), module_text(s, scope().module), context.context, context.step, bytes};
+  record::Posted event{
+      t, work::monotonic(), thread_number(s), opcode, kept_text(s, name), module_text(s, scope().module), context.context, context.step, bytes};
   note(s, Kind::posted, event);
 }
 
@@ -324,8 +324,8 @@ void copied(record::Direction direction, uint64_t bytes, bool pinned, bool async
   State& s = state();
   std::lock_guard lock(s.mutex);
   note(s, Kind::copied,
-       record::Copied{begin, bytes, thread_number(s), kept_text(s, name), module_text(s, scope().module), stack_number(s, frames), direction,
-                      pinned, asynchronous, 0, looking});
+       record::Copied{begin, bytes, thread_number(s), kept_text(s, name), module_text(s, scope().module), stack_number(s, frames), direction, pinned,
+                      asynchronous, 0, looking});
 }
 
 void aborted() {

@@ -1,5 +1,5 @@
-// What this process does, written to the file that DJINN_RECORD names (record.hpp): for `djinn trace` and `djinn doctor`, which read the same file. In
-// the name, %p is the process's number. Events are kept in a buffer and written by whoever fills it, or twice a second; a file that cannot be
+// What this process does, written to the file that DJINN_RECORD names (record.hpp): for `djinn trace` and `djinn doctor`, which read the same file.
+// In the name, %p is the process's number. Events are kept in a buffer and written by whoever fills it, or twice a second; a file that cannot be
 // written is one sentence, and the program goes on unrecorded. A forked child records nothing.
 #pragma once
 #include <optional>

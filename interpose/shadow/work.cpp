@@ -117,7 +117,8 @@ bool ask_times(Watcher who, bool on, ServerClock& clock) {
     if (r.status) return false;
     if (end - begin >= clock.round_trip) continue;
     clock.round_trip = end - begin;
-    clock.ahead = static_cast<int64_t>(wire::Reader(r.payload).get<wire::TimingsReply>().nanoseconds) - static_cast<int64_t>(begin + clock.round_trip / 2);
+    clock.ahead =
+        static_cast<int64_t>(wire::Reader(r.payload).get<wire::TimingsReply>().nanoseconds) - static_cast<int64_t>(begin + clock.round_trip / 2);
   }
   return true;
 }

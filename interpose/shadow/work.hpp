@@ -33,7 +33,8 @@ struct ServerClock {
   int64_t ahead = 0;  // nanoseconds
   uint64_t round_trip = 0;
 };
-// The server shall report times for this watcher, or need no longer. Who begins is told of the clock, and watches from watch() on; who ends has ended.
+// The server shall report times for this watcher, or need no longer. Who begins is told of the clock, and watches from watch() on; who ends has
+// ended.
 bool ask_times(Watcher who, bool on, ServerClock& clock);
 inline void watch(Watcher who) { watchers.fetch_or(who); }
 inline void unwatch(Watcher who) { watchers.fetch_and(~uint32_t{who}); }

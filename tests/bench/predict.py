@@ -26,49 +26,52 @@ case = cases.CASES[{case!r}]("cuda")
 for _ in range({warm}):
     case.once()
 torch.cuda.synchronize()
-begin = time.perf_counter_ns()
+marks = [time.perf_counter_ns()]
 for _ in range({repeat}):
     case.once()
+    marks.append(time.perf_counter_ns())
 torch.cuda.synchronize()
-print("STEADY", begin, time.perf_counter_ns())
+print("STEADY", *marks, time.perf_counter_ns())
 """
 
 
 def steady(server, case, repeat, **environment):
-    """Nanoseconds of perf_counter at which the steady part of a run began and ended."""
+    """Nanoseconds of perf_counter at which each unit of the steady part of a run began, the last returned, and everything was executed."""
     program = PROGRAM.format(bench=str(HERE), tests=str(HERE.parent), case=case, warm=max(5, repeat // 5), repeat=repeat)
     done = run(program, server, timeout=300, DJINN_SUMMARY="off", **environment)
-    _, begin, end = next(line for line in done.out.splitlines() if line.startswith("STEADY")).split()
-    return int(begin), int(end)
+    return [int(n) for n in next(line for line in done.out.splitlines() if line.startswith("STEADY")).split()[1:]]
+
+
+def times_of(marks, nanoseconds=1.0):
+    """Seconds per unit: on average, to the last one's execution; and of the median unit, which says something where each unit waits for its end."""
+    units = [b - a for a, b in zip(marks, marks[1:-1])]
+    return dict(total=(marks[-1] - marks[0]) / len(units) / nanoseconds, unit=statistics.median(units) / nanoseconds)
 
 
 def predictions(server, case, repeat, milliseconds, folder):
-    """Seconds of the steady part of one recorded run: as it was, and as it would be at each round-trip time."""
+    """times_of() the steady part of one recorded run, as it would be at each round-trip time."""
     file = pathlib.Path(folder) / "record"
     marks = steady(server, case, repeat, DJINN_RECORD=file)
     program = _predict.Program(_record.read(file))
-    out = {"recorded": (marks[1] - marks[0]) / 1e9}
-    for rtt in milliseconds:
-        begin, end = program.play(_predict.Network(rtt / 1e3), marks).marks
-        out[rtt] = end - begin
-    return out
+    return {rtt: times_of(program.play(_predict.Network(rtt / 1e3), marks).marks) for rtt in milliseconds}
 
 
 def compare(case, milliseconds, rounds, repeat=None):
-    """For each round-trip time the medians, in seconds per unit: predicted, measured, and the error."""
+    """For each round-trip time what was predicted, what was measured (medians of the rounds, seconds per unit), and the error; `unit_error` is that of the median unit."""
     repeat = repeat or REPEAT[case]
-    predicted, measured, recorded = {}, {}, []
+    predicted, measured = {rtt: [] for rtt in milliseconds}, {rtt: [] for rtt in milliseconds}
     with Server("--threads", 1) as server, tempfile.TemporaryDirectory() as folder:
         for _ in range(rounds):
-            for rtt, seconds in predictions(server, case, repeat, milliseconds, folder).items():
-                recorded.append(seconds) if rtt == "recorded" else predicted.setdefault(rtt, []).append(seconds)
+            for rtt, times in predictions(server, case, repeat, milliseconds, folder).items():
+                predicted[rtt].append(times)
             for rtt in milliseconds:
-                begin, end = steady(server, case, repeat, DJINN_LINK=f"rtt={rtt}ms")
-                measured.setdefault(rtt, []).append((end - begin) / 1e9)
+                measured[rtt].append(times_of(steady(server, case, repeat, DJINN_LINK=f"rtt={rtt}ms"), 1e9))
+    median = lambda all_times, key: statistics.median(t[key] for t in all_times)
     rows = []
     for rtt in milliseconds:
-        p, m = statistics.median(predicted[rtt]) / repeat, statistics.median(measured[rtt]) / repeat
-        rows.append(dict(case=case, rtt_ms=rtt, predicted=p, measured=m, error=p / m - 1, recorded=statistics.median(recorded) / repeat))
+        p, m = predicted[rtt], measured[rtt]
+        rows.append(dict(case=case, rtt_ms=rtt, predicted=median(p, "total"), measured=median(m, "total"), error=median(p, "total") / median(m, "total") - 1,
+                         unit_error=median(p, "unit") / median(m, "unit") - 1))
     return rows
 
 
@@ -84,7 +87,7 @@ def main():
         for row in compare(case, options.rtt, options.rounds):
             rows.append(row)
             print(f"{case:9s} rtt {row['rtt_ms']:5.1f} ms  predicted {row['predicted'] * 1e3:8.3f} ms  measured {row['measured'] * 1e3:8.3f} ms  "
-                  f"error {row['error'] * 100:+6.1f} %", flush=True)
+                  f"error {row['error'] * 100:+6.1f} %  of the median unit {row['unit_error'] * 100:+6.1f} %", flush=True)
     if options.json:
         pathlib.Path(options.json).write_text(json.dumps(rows, indent=1) + "\n")
 

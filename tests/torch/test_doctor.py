@@ -130,14 +130,14 @@ torch.cuda.synchronize()
 
 
 class Prediction(Case):
-    # A wrong model is wrong by a factor (without the flush rules 2, without the round trips 10); the machine's speed moves by a tenth and more between two runs.
-    ERROR_MAX, ROUNDS, TRIES = 0.20, 3, 3
+    # Of the median step, because a busy machine makes some of them slow: 60 steps a run. A wrong model is wrong by a factor (without the round trips 10), while
+    # the machine's speed moves by a tenth and more between two runs; so a fifth is let pass, and it may try again.
+    ERROR_MAX, TRIES = 0.20, 3
 
     def test_a_training_loop_with_item_takes_as_long_as_was_predicted(self):
         seen = []
         for _ in range(self.TRIES):
-            rows = predict.compare("cnn_item", (1.0, 10.0), self.ROUNDS)
-            seen.append({r["rtt_ms"]: round(r["error"], 3) for r in rows if r["rtt_ms"]})
+            seen.append({r["rtt_ms"]: round(r["unit_error"], 3) for r in predict.compare("cnn_item", (1.0, 10.0), rounds=1)})
             if all(abs(e) <= self.ERROR_MAX for e in seen[-1].values()):
                 return
         self.fail(f"predicted / measured - 1 by round-trip time, three times: {seen}")
@@ -147,8 +147,9 @@ class Prediction(Case):
             marks = predict.steady(server, "cnn_item", 30, DJINN_RECORD=f"{folder}/record", DJINN_LINK="rtt=2ms")
             program = _predict.Program(_record.read(f"{folder}/record"))
         self.assertEqual(program.recorded.rtt, 0.002)
-        played = program.play(program.recorded, marks).marks
-        self.assertLess(abs((played[1] - played[0]) / ((marks[1] - marks[0]) / 1e9) - 1), self.ERROR_MAX)
+        played, real = predict.times_of(program.play(program.recorded, marks).marks), predict.times_of(marks, 1e9)
+        for key in ("total", "unit"):
+            self.assertLess(abs(played[key] / real[key] - 1), self.ERROR_MAX, (key, played, real))
 
 
 if __name__ == "__main__":

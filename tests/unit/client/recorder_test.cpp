@@ -148,7 +148,8 @@ TEST_CASE("recorder: what was posted is named, sent, acknowledged, timed and wai
   for (auto& w : worked) CHECK(w.begin < w.end);
 }
 
-TEST_CASE("recorder: copies with their direction and memory; waits with the entry point or op that asked, and whether there was anything to wait for") {
+TEST_CASE(
+    "recorder: copies with their direction and memory; waits with the entry point or op that asked, and whether there was anything to wait for") {
   Folder folder;
   Events e = recorded("record-work", folder);
   auto copies = e.of<record::Copied>(Kind::copied);
