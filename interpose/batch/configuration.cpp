@@ -57,6 +57,7 @@ Configuration read() {
   c.level = choice("DJINN_LEVEL", {"auto", "call", "op"}, 0, c.error);
   c.log_level = choice("DJINN_LOG", {"error", "warning", "info", "debug"}, 1, c.error);
   if (const char* l = std::getenv("DJINN_LINK")) c.link = l;
+  if (const char* r = std::getenv("DJINN_RECORD")) c.record = r;
   c.visible = read_visible(std::getenv("CUDA_VISIBLE_DEVICES"));
   const char* blocking = std::getenv("CUDA_LAUNCH_BLOCKING");
   c.blocking = blocking && !std::strcmp(blocking, "1");

@@ -13,6 +13,7 @@ struct Configuration {
   bool local = true;                           // DJINN_LOCAL=off forbids starting one
   int level = 0;                               // DJINN_LEVEL: control::Level
   std::string link;                            // DJINN_LINK: emulated network
+  std::string record;                          // DJINN_RECORD: the file that the process's doings are written to
   bool summary = true;                         // DJINN_SUMMARY=off
   int log_level = 1;                           // DJINN_LOG=error|warning|info|debug
   wire::Switches switches;                     // DJINN_PERF=no_x,no_y

@@ -10,6 +10,7 @@
 #include "interpose/shadow/error.hpp"
 #include "interpose/shadow/event.hpp"
 #include "interpose/shadow/module_path.hpp"
+#include "interpose/shadow/recorder.hpp"
 
 namespace djinn {
 
@@ -53,6 +54,11 @@ std::string in_module(std::string_view operation, Ticket t) {
   return std::string(operation) + (path.empty() || operation.empty() ? "" : " in " + path);
 }
 
+uint64_t bytes_of(std::span<const std::byte> frame, std::span<const djinn_part> bulk) {
+  uint64_t bytes = frame.size();
+  for (const djinn_part& p : bulk) bytes += p.size;
+  return bytes;
+}
 std::span<const std::byte> bytes_of(const djinn_span& s) { return {static_cast<const std::byte*>(s.data), s.size}; }
 }  // namespace
 
@@ -98,15 +104,20 @@ Ticket Log::append_locked(uint32_t opcode, uint16_t flags, std::span<const std::
   frame_.resize(at + sizeof h + padded);
   std::memcpy(frame_.data() + at, &h, sizeof h);
   if (!payload.empty()) std::memcpy(frame_.data() + at + sizeof h, payload.data(), payload.size());
+  uint64_t bytes = sizeof h + padded;
   for (const djinn_part& p : bulk) {
     bulk_.push_back(p);
     bulk_bytes_ += p.size;
+    bytes += p.size;
   }
   ++count_;
   count(counters().posted);
   note_module(next_, scope().module);
-  if (activity::names(opcode)) activity::take_name(opcode, payload);
-  if (activity::profiling()) activity::posted(opcode, next_, payload);
+  if (work::names(opcode)) work::take_name(opcode, payload);
+  if (uint32_t watched = work::watched()) {
+    if (watched & work::kProfiler) activity::posted(opcode, next_, payload);
+    if (watched & work::kRecorder) recorder::posted(opcode, next_, payload, bytes);
+  }
   return next_++;
 }
 
@@ -125,6 +136,7 @@ void Log::flush_locked() {
   under_way_bytes_ += bytes;
   count(counters().frames);
   count(counters().bytes, bytes);
+  if (recorder::recording()) recorder::sent(header_.first_ticket, sent_, bytes);
   api_->send(link_, frame_.data(), frame_.size(), bulk_.data(), bulk_.size());  // a lost link says so through on_lost
   frame_.resize(sizeof header_);
   bulk_.clear();
@@ -159,13 +171,17 @@ void Log::reserve_credit(std::unique_lock<std::mutex>& lock, uint64_t bytes) {
   };
   if (settle() || lost()) return;
   auto begin = Clock::now();
+  Ticket next = next_;
   flush_locked();
   lock.unlock();
   auto free = [&] {
     std::lock_guard again(mutex_);
     return settle();
   };
-  wait_until(free);
+  {
+    recorder::Wait wait(record::WaitKind::credit, next);
+    wait_until(free);
+  }
   lock.lock();
   count(counters().stalls);
   count(counters().stall_nanoseconds, static_cast<uint64_t>((Clock::now() - begin).count()));
@@ -240,7 +256,10 @@ Reply Log::call(std::span<const Request> requests) {
   flush_locked();
   lock.unlock();
   count(counters().round_trips);
-  wait_until([&] { return pending.back().done.load(std::memory_order_acquire); });
+  {
+    recorder::Wait wait(record::WaitKind::reply, tickets.back(), requests.back().opcode);
+    wait_until([&] { return pending.back().done.load(std::memory_order_acquire); });
+  }
   std::lock_guard answers(answers_mutex_);
   for (Ticket t : tickets) pending_.erase(t);
   if (!pending.back().done) return {lost_error(), {}, {}, lost_reason()};
@@ -260,9 +279,13 @@ Ticket Log::last() {
 }
 
 bool Log::wait_executed(Ticket t) {
-  if (executed(t)) return true;
+  if (executed(t)) {
+    if (recorder::recording()) recorder::need_not_wait(t);
+    return true;
+  }
   flush();
   count(counters().round_trips);
+  recorder::Wait wait(record::WaitKind::executed, t);
   wait_until([&] { return executed(t); });
   return executed(t);
 }
@@ -354,7 +377,12 @@ void Log::take_record(const wire::Record& record, std::span<const djinn_part> bu
     case wire::ReportOpcode::event_done:
       if (auto e = r.get<wire::EventDone>(); r.finished()) event_done(e);
       break;
-    case wire::ReportOpcode::timings: activity::timed(take_timings(r)); break;
+    case wire::ReportOpcode::timings: {
+      auto timings = take_timings(r);
+      activity::timed(timings);  // also those of the time before a profiler stopped
+      if (recorder::recording()) recorder::timed(timings);
+      break;
+    }
     case wire::ReportOpcode::pushed: take_pushed(r, bulk.subspan(record.bulk_first, record.head.bulk)); break;
   }
 }
@@ -370,6 +398,7 @@ void Log::on_frame(std::span<const std::byte> frame, std::span<const djinn_part>
     lose_session("djinn-gpu-server ended the session");
     return on_lost();
   }
+  if (recorder::recording()) recorder::acknowledged(h.ack, bytes_of(frame, bulk));
   if (h.ack > acknowledged_.load(std::memory_order_relaxed)) acknowledged_.store(h.ack, std::memory_order_release);
   {
     std::lock_guard lock(answers_mutex_);
@@ -392,6 +421,7 @@ void Log::on_lost() {
 }
 
 void Log::on_tick() {
+  recorder::tick();
   std::lock_guard lock(mutex_);
   flush_locked();
 }

@@ -17,9 +17,9 @@
 
 #include "interpose/batch/configuration.hpp"
 #include "interpose/batch/counters.hpp"
-#include "interpose/shadow/activity.hpp"
 #include "interpose/shadow/error.hpp"
 #include "interpose/shadow/fault.hpp"
+#include "interpose/shadow/recorder.hpp"
 
 namespace djinn {
 
@@ -97,6 +97,8 @@ std::string load_link(SessionState& s) {
   return s.api ? std::string() : path + " is of another version";
 }
 
+}  // namespace
+
 std::string program_name() {
   char name[256] = "";
   if (FILE* f = fopen("/proc/self/cmdline", "r")) {
@@ -107,6 +109,8 @@ std::string program_name() {
   }
   return name;
 }
+
+namespace {
 
 // Those of the server's devices that the program may see, in its order; CUDA ignores everything from the first that does not exist.
 std::vector<size_t> visible_devices(size_t count) {
@@ -193,7 +197,11 @@ void summarise(const SessionState& s) {
 void at_exit() {
   if (phase != Phase::open || getpid() != owner) return;
   SessionState& s = *state;
-  if (!s.log.lost()) s.log.wait_executed(s.log.last());  // what was posted is the program's work: errors in it are still said
+  {
+    recorder::Entry entry("the end of the process");
+    if (!s.log.lost()) s.log.wait_executed(s.log.last());  // what was posted is the program's work: errors in it are still said
+  }
+  recorder::finish();
   summarise(s);
   phase = Phase::ended;
   s.api->close(s.link, kCloseMs);
@@ -203,6 +211,7 @@ void in_child() {
   if (phase != Phase::open) return;
   state->api->abandon_in_child(state->link);
   phase = Phase::forked;
+  recorder::abandon_in_child();
 }
 
 // Empty, or why there is no device, and how loudly that is said.
@@ -228,6 +237,7 @@ std::string try_open(Level& how) {
   pthread_atfork(nullptr, nullptr, in_child);
   atexit(at_exit);
   if (c.debug_fault) watch_faults();
+  recorder::start();
   return {};
 }
 
@@ -295,7 +305,7 @@ Work begin_work(const char* name) {
   }
   if (!open_session() || session()->log.lost()) return Work::refuse;
   count(counters().calls);
-  if (activity::profiling()) activity::name_work(name);
+  if (work::watched()) work::name_work(name);
   return Work::run;
 }
 

@@ -37,6 +37,8 @@ struct TorchInProcess {
 };
 TorchInProcess torch_in_process();
 
+// The process's command line, as far as it is short.
+std::string program_name();
 // The folder that libdjinn.so lies in.
 std::string own_folder();
 // Finds or starts the server of the embedded default (local_server.cpp). The endpoint, or empty and why not.

@@ -207,6 +207,12 @@ cudaError_t capture_copy(const Copy2D& c, cudaMemcpyKind way, uint64_t stream, b
   return e;
 }
 
+record::Direction direction_of(cudaMemcpyKind way) {
+  return way == cudaMemcpyHostToDevice   ? record::Direction::to_device
+         : way == cudaMemcpyDeviceToHost ? record::Direction::to_host
+                                         : record::Direction::on_device;
+}
+
 cudaError_t on_the_host(const Copy2D& c) {
   if (auto* s = session()) s->log.wait_executed(s->log.last());
   for (size_t row = 0; row < c.height; row++)
@@ -234,7 +240,10 @@ cudaError_t copy(const Copy2D& c, cudaMemcpyKind kind, uint64_t stream, bool asy
     if (way != cudaMemcpyHostToHost) return begin_work(name), cudaSuccess;
   }
   if (to_device || from_device) count(counters().calls);
-  activity::Call traced(name, activity::profiling() && pinned_device(to_device ? c.source : c.destination));
+  const uint32_t watched = work::watched();
+  bool pinned = watched && pinned_device(to_device ? c.source : c.destination);
+  activity::Call traced(name, pinned);
+  if (watched & work::kRecorder && (to_device || from_device)) recorder::copied(direction_of(way), c.width * c.height, pinned, asynchronous, name);
   if (capturing()) {
     bool captured;
     if (cudaError_t e = capture_copy(c, way, stream, asynchronous, captured); e || captured) return fail(e);

@@ -16,6 +16,7 @@
 #include "interpose/entry/hook_host.hpp"
 #include "interpose/shadow/error.hpp"
 #include "interpose/shadow/module_path.hpp"
+#include "interpose/shadow/recorder.hpp"
 
 namespace djinn {
 
@@ -38,6 +39,7 @@ int call_for_hook(uint32_t opcode, uint16_t flags, const void* payload, size_t s
 int blocking_error(char* text, size_t size) {
   auto* s = session();
   if (!s || !configuration().blocking) return 0;
+  recorder::Entry entry("CUDA_LAUNCH_BLOCKING");
   s->log.wait_executed(s->log.last());
   cudaError_t e = take_async_error();
   if (e) snprintf(text, size, "%s", error_string(e));
@@ -94,6 +96,7 @@ const djinn_hook_host kHost = {
       count(c.ops);
       if (hit) count(c.cache_hits);
       if (aborted) count(c.aborted);
+      if (aborted && recorder::recording()) recorder::aborted();
       if (server_first) count(c.server_first);
     },
     [](const char* name) { return static_cast<int>(perf(name)); },

@@ -112,6 +112,7 @@ static cudaError_t record_event(cudaEvent_t e, cudaStream_t s, unsigned flags) {
   if (!t) return fail(session_error());
   event_recorded(id(e), t);
   if (!event->interprocess) return cudaSuccess;
+  activity::Call traced("cudaEventRecord");
   session()->log.wait_executed(t);
   return fail(session_error());
 }

@@ -11,17 +11,13 @@
 #include <deque>
 #include <mutex>
 #include <optional>
-#include <set>
 #include <unordered_map>
 #include <utility>
 
 #include "interpose/batch/session.hpp"
 #include "interpose/shadow/device.hpp"
-#include "semantic/wire/op.hpp"
 
 namespace djinn::activity {
-
-std::atomic<bool> recording{false};
 
 namespace {
 
@@ -53,20 +49,14 @@ constexpr size_t kCbids = CUPTI_RUNTIME_TRACE_CBID_SIZE;
 
 // Records that wait for their times or for a flush; beyond it they are counted as dropped. About 100 bytes each.
 constexpr size_t kEntriesMax = 4 << 20;
-// A try to measure the offset of the clocks is a round trip; the quickest counts.
-constexpr int kClockTries = 4;
 constexpr uint32_t kStream = 7;
 
-enum class What : uint8_t { kernel, upload, download, copy, fill };
+using work::What;
 
-struct Work {
-  Ticket ticket;
-  What what = What::kernel;
+struct Work : work::Work {
+  Ticket ticket = 0;
   bool pinned = false;
   uint8_t device = 0;
-  uint32_t value = 0;           // of a fill
-  const char* name = "";        // of a kernel; kept for ever
-  uint64_t bytes = 0;           // of the others
   uint64_t posted = 0;          // the profiler's clock
   uint64_t begin = 0, end = 0;  // the server's; end 0 = not yet
 };
@@ -89,10 +79,8 @@ struct Moment {
 struct State {
   std::mutex mutex;
   std::deque<Entry> entries;
-  uint64_t first = 0;                                      // number of the first entry
-  std::unordered_map<Ticket, uint64_t> waiting;            // ticket → number of its entry
-  std::unordered_map<uint64_t, const char*> ops, kernels;  // names by id
-  std::set<std::string, std::less<>> names;                // kept for ever: records point into it
+  uint64_t first = 0;                            // number of the first entry
+  std::unordered_map<Ticket, uint64_t> waiting;  // ticket → number of its entry
   std::bitset<CUPTI_ACTIVITY_KIND_COUNT> kinds;
   std::bitset<kCbids> silent;
   CUpti_BuffersCallbackRequestFunc request = nullptr;
@@ -105,10 +93,6 @@ struct State {
   uint8_t* buffer = nullptr;
   size_t size = 0, records_max = 0, filled = 0, records = 0;
 
-  const char* keep(std::string_view name) {
-    auto i = names.find(name);
-    return (i == names.end() ? names.emplace(name).first : i)->c_str();
-  }
   bool wants(CUpti_ActivityKind k) const { return kinds[static_cast<size_t>(k)]; }
 };
 State& state() {
@@ -123,17 +107,10 @@ struct Thread {
   std::array<std::vector<uint64_t>, CUPTI_EXTERNAL_CORRELATION_KIND_SIZE> external;
   std::optional<uint64_t> call;  // number of the entry of the call at hand
   bool pinned = false;
-  const char* work = nullptr;
 };
 Thread& thread() {
   static thread_local Thread t;
   return t;
-}
-
-uint64_t monotonic() {
-  timespec t;
-  clock_gettime(CLOCK_MONOTONIC, &t);
-  return static_cast<uint64_t>(t.tv_sec) * 1000000000u + static_cast<uint64_t>(t.tv_nsec);
 }
 
 // ---- noting, under the mutex ----
@@ -158,61 +135,18 @@ Entry* entry(State& s, uint64_t number) { return number < s.first || number - s.
 
 int device_at(uint64_t address) { return std::max(0, session()->arenas->device_of(address)); }
 
-template <class Fixed>
-Fixed read(std::span<const std::byte> payload) {
-  return wire::Reader(payload).get<Fixed>();
-}
-
-template <class Map>
-const char* find_name(const Map& map, uint64_t id, const char* otherwise) {
-  auto i = map.find(id);
-  return i == map.end() ? otherwise : i->second;
-}
-
-template <class Rows>
-bool moves(State& s, Work& w, What what, CUpti_ActivityKind kind, const Rows& r, uint64_t address) {
-  w.what = what;
-  w.bytes = r.width * r.height;
-  w.device = static_cast<uint8_t>(device_at(address));
-  return s.wants(kind);
-}
-
-bool computes(State& s, Work& w, const char* name) {
-  w.what = What::kernel;
-  w.name = name;
-  w.device = static_cast<uint8_t>(current_device());
-  return s.wants(CUPTI_ACTIVITY_KIND_CONCURRENT_KERNEL) || s.wants(CUPTI_ACTIVITY_KIND_KERNEL);
-}
-
 // What a command gives the device to do. False: nothing, or nothing that is recorded.
 bool describe(State& s, uint32_t opcode, std::span<const std::byte> payload, Work& w) {
-  if (opcode & wire::kGeneratedOpcode) return computes(s, w, thread().work ? s.keep(thread().work) : "library call");
-  switch (static_cast<Opcode>(opcode)) {
-    case Opcode::op_run:
-    case Opcode::op_query: return computes(s, w, find_name(s.ops, read<wire::op::OpHead>(payload).op, "op"));
-    case Opcode::launch: return computes(s, w, find_name(s.kernels, read<wire::Launch>(payload).kernel, "kernel"));
-    case Opcode::reduce: return computes(s, w, "ncclReduce");
-    case Opcode::graph_launch: return computes(s, w, "CUDA graph");
-    case Opcode::upload: {
-      auto u = read<wire::Upload>(payload);
-      return moves(s, w, What::upload, CUPTI_ACTIVITY_KIND_MEMCPY, u, u.address);
-    }
-    case Opcode::download:
-    case Opcode::push_download: {
-      auto d = read<wire::Download>(payload);
-      return moves(s, w, What::download, CUPTI_ACTIVITY_KIND_MEMCPY, d, d.address);
-    }
-    case Opcode::copy: {
-      auto c = read<wire::Copy>(payload);
-      return moves(s, w, What::copy, CUPTI_ACTIVITY_KIND_MEMCPY, c, c.destination);
-    }
-    case Opcode::fill: {
-      auto f = read<wire::Fill>(payload);
-      w.value = f.value;
-      return moves(s, w, What::fill, CUPTI_ACTIVITY_KIND_MEMSET, f, f.address);
-    }
-    default: return false;
+  if (!work::describe(opcode, payload, w)) return false;
+  w.device = static_cast<uint8_t>(w.what == What::kernel ? current_device() : device_at(w.address));
+  switch (w.what) {
+    case What::kernel: return s.wants(CUPTI_ACTIVITY_KIND_CONCURRENT_KERNEL) || s.wants(CUPTI_ACTIVITY_KIND_KERNEL);
+    case What::fill: return s.wants(CUPTI_ACTIVITY_KIND_MEMSET);
+    case What::upload:
+    case What::download:
+    case What::copy: return s.wants(CUPTI_ACTIVITY_KIND_MEMCPY);
   }
+  return false;
 }
 
 // ---- handing over, under the mutex ----
@@ -321,23 +255,8 @@ void hand_over(State& s, const Entry& e, const ToProfiler& time) {
 Moment moment() {
   Moment m;
   m.profiler = now();
-  m.monotonic = monotonic();
+  m.monotonic = work::monotonic();
   return m;
-}
-
-// Tells the server. When it shall report times, also how far its clock is ahead: asked between two looks at ours.
-bool tell_server(bool on, int64_t& ahead) {
-  uint64_t quickest = ~0ull;
-  for (int i = 0; i < (on ? kClockTries : 1); i++) {
-    uint64_t begin = monotonic();
-    Reply r = call(Opcode::timings, wire::Timings{on ? uint64_t{1} : 0});
-    uint64_t end = monotonic();
-    if (r.status) return false;
-    if (end - begin >= quickest) continue;
-    quickest = end - begin;
-    ahead = static_cast<int64_t>(wire::Reader(r.payload).get<wire::TimingsReply>().nanoseconds) - static_cast<int64_t>(begin + quickest / 2);
-  }
-  return true;
 }
 
 }  // namespace
@@ -350,6 +269,8 @@ uint64_t now() {
 }
 
 void Call::begin(const char* name, bool host_pinned) {
+  entry_.emplace(name);
+  if (!profiling()) return;
   Thread& t = thread();
   if (t.call) return;  // one call inside another is the outer's business
   auto traced = std::find_if(std::begin(kTraced), std::end(kTraced), [&](const Traced& x) { return x.name == name; });
@@ -370,27 +291,11 @@ void Call::end() {
   thread().call.reset();
 }
 
-void name_work(const char* name) { thread().work = name; }
-
-bool names(uint32_t opcode) { return opcode == static_cast<uint32_t>(Opcode::op_define) || opcode == static_cast<uint32_t>(Opcode::kernel_get); }
-
-void take_name(uint32_t opcode, std::span<const std::byte> payload) {
-  wire::Reader r(payload);
-  State& s = state();
-  std::lock_guard lock(s.mutex);
-  if (opcode == static_cast<uint32_t>(Opcode::op_define)) {
-    uint64_t id = r.get<wire::op::OpDefine>().id;
-    s.ops[id] = s.keep(r.get_string(wire::kNameBytesMax));
-  } else {
-    uint64_t id = r.get<wire::KernelGet>().id;
-    s.kernels[id] = s.keep(r.get_string(wire::kNameBytesMax));
-  }
-}
-
 void posted(uint32_t opcode, Ticket ticket, std::span<const std::byte> payload) {
   State& s = state();
   std::lock_guard lock(s.mutex);
-  Work w{.ticket = ticket};
+  Work w;
+  w.ticket = ticket;
   if (!describe(s, opcode, payload, w)) return;
   Thread& t = thread();
   w.posted = now();
@@ -460,14 +365,13 @@ CUptiResult enable(CUpti_ActivityKind kind, bool on) {
     if (any && !s.buffer) request_buffer(s);
   }
   if (any == profiling()) return CUPTI_SUCCESS;
-  int64_t ahead = 0;
-  if (!any) recording = false;
-  if (!session() || !tell_server(any, ahead)) return CUPTI_ERROR_UNKNOWN;
+  work::ServerClock clock;
+  if (!session() || !work::ask_times(work::kProfiler, any, clock)) return CUPTI_ERROR_UNKNOWN;
   if (!any) return CUPTI_SUCCESS;
   std::lock_guard lock(s.mutex);
-  s.server_ahead = ahead;
+  s.server_ahead = clock.ahead;
   s.started = moment();
-  recording = true;
+  work::watch(work::kProfiler);
   return CUPTI_SUCCESS;
 }
 

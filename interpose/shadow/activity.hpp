@@ -1,26 +1,22 @@
 // What a profiler asks for (CUPTI's activity records): which calls this process made, what each gave the device to do, and when the server did it.
-// While nobody records, one relaxed load is all that a call pays. Calls are stamped here; work is stamped by the server in its own clock
-// (ReportOpcode::timings) and brought onto the profiler's: the offset of the clocks is measured when recording begins, to within half a round trip,
-// and no work is said to have begun before it was posted. Everything is shown in one stream (7, CUDA's default one), because the device executes in
-// one order.
+// Calls are stamped here; work is stamped by the server in its own clock (work.hpp) and brought onto the profiler's, and no work is said to have
+// begun before it was posted. Everything is shown in one stream (7, CUDA's default one), because the device executes in one order.
 #pragma once
 #include <cupti.h>
 
-#include <atomic>
-
-#include "interpose/client.hpp"
+#include "interpose/shadow/recorder.hpp"
 
 namespace djinn::activity {
 
-extern std::atomic<bool> recording;
-inline bool profiling() { return recording.load(std::memory_order_relaxed); }
+inline bool profiling() { return work::watches(work::kProfiler); }
 
 // ---- what happened ----
-// A traced call, from construction to the end: the commands posted meanwhile by this thread are its work. `host_pinned`: of a copy.
+// A traced call, from construction to the end: the commands posted meanwhile by this thread are its work, and a recording's waits ask in its name.
+// `host_pinned`: of a copy.
 class Call {
  public:
   explicit Call(const char* name, bool host_pinned = false) {
-    if (profiling()) begin(name, host_pinned);
+    if (work::watched()) begin(name, host_pinned);
   }
   ~Call() {
     if (mine_) end();
@@ -31,13 +27,10 @@ class Call {
  private:
   void begin(const char* name, bool host_pinned);
   void end();
+  std::optional<recorder::Entry> entry_;
   bool mine_ = false;
 };
-// The next library call or kernel of this thread.
-void name_work(const char* name);
-// By the log, in the order of tickets: names that commands bring, always; and work, while profiling.
-bool names(uint32_t opcode);
-void take_name(uint32_t opcode, std::span<const std::byte> payload);
+// By the log, in the order of tickets, while profiling.
 void posted(uint32_t opcode, Ticket t, std::span<const std::byte> payload);
 void timed(std::span<const wire::Timing> timings);
 

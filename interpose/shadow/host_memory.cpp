@@ -9,6 +9,7 @@
 
 #include "interpose/batch/session.hpp"
 #include "interpose/shadow/device.hpp"
+#include "interpose/shadow/recorder.hpp"
 
 namespace djinn {
 
@@ -42,6 +43,7 @@ Blocks& blocks() {
 cudaError_t drop(void* p, bool ours, cudaError_t unknown) {
   Blocks& b = blocks();
   auto* s = session();
+  recorder::Entry entry(ours ? "cudaFreeHost" : "cudaHostUnregister");
   if (s) s->log.wait_executed(b.last_use);
   std::unique_lock lock(b.mutex);
   auto i = b.map.find(reinterpret_cast<uintptr_t>(p));

@@ -105,7 +105,7 @@ class Decode:
 
 
 class TrainCnn:
-    unit = "step"
+    unit, item = "step", False
 
     def __init__(self, device):
         torch.manual_seed(0)
@@ -119,9 +119,15 @@ class TrainCnn:
         self.loss = F.cross_entropy(self.model(self.x), self.y)
         self.loss.backward()
         self.optimizer.step()
+        if self.item:
+            self.loss.item()
 
     def value(self):
         return float(self.loss.detach())
+
+
+class TrainCnnItem(TrainCnn):
+    item = True
 
 
 class Taken(Exception):
@@ -188,7 +194,7 @@ class Copy:
         return float(self.there[-1])
 
 
-CASES = dict(gpt=TrainGpt, gpt_item=TrainGptItem, decode=Decode, cnn=TrainCnn, model=TrainModel, add=Add, copy=Copy)
+CASES = dict(gpt=TrainGpt, gpt_item=TrainGptItem, decode=Decode, cnn=TrainCnn, cnn_item=TrainCnnItem, model=TrainModel, add=Add, copy=Copy)
 
 
 def main():

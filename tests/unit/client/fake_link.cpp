@@ -249,7 +249,12 @@ Failure FakeLink::dispatch(Sent& s, std::vector<std::byte>& answer, std::vector<
     case Opcode::op_run:
     case Opcode::op_take:
     case Opcode::op_drop:
-    case Opcode::scope: return {};
+    case Opcode::scope:
+    case Opcode::meaning_context:
+    case Opcode::meaning_step:
+    case Opcode::meaning_residency:
+    case Opcode::meaning_memory:
+    case Opcode::meaning_name: return {};
     case Opcode::op_query: answer = s.payload; return {};  // an echo: what the hook's call sends comes back
     case Opcode::op_call: {
       std::lock_guard lock(mutex_);
