@@ -62,7 +62,7 @@ struct Stack {
 struct Posted {
   uint64_t ticket, time;
   uint32_t thread, opcode;
-  uint32_t name, module;   // texts; name 0: nothing for the device to do
+  uint32_t name, module;   // texts; name 0: nothing for the device to do. Of a meaning_op: the op whose calls follow
   uint32_t context, step;  // 0: not given
   uint64_t bytes;          // with its record's header and its bulk
 };

@@ -157,6 +157,10 @@ void take_step(State& s, std::span<const std::byte> payload) {
 
 wire::op::OpContext context_of(uint32_t opcode, std::span<const std::byte> payload) {
   wire::op::OpContext context{};
+  if (opcode == static_cast<uint32_t>(Opcode::meaning_op)) {
+    auto m = wire::Reader(payload).get<wire::MeaningOp>();
+    return {m.context, m.step};
+  }
   if (opcode != static_cast<uint32_t>(Opcode::op_run) && opcode != static_cast<uint32_t>(Opcode::op_query)) return context;
   if (payload.size() < sizeof(wire::op::OpHead) + sizeof context) return context;
   if (wire::Reader(payload).get<wire::op::OpHead>().flags & wire::op::kContextGiven)
@@ -236,6 +240,8 @@ void posted(uint32_t opcode, Ticket t, std::span<const std::byte> payload, uint6
   if (opcode == static_cast<uint32_t>(Opcode::op_query)) h.query = name;
   if (name && w.what != work::What::kernel)
     name = w.what == work::What::upload ? "upload" : w.what == work::What::download ? "download" : w.what == work::What::copy ? "copy" : "fill";
+  if (opcode == static_cast<uint32_t>(Opcode::meaning_op))
+    if (uint64_t op = wire::Reader(payload).get<wire::MeaningOp>().op) name = work::op_name(op - 1);
   auto context = context_of(opcode, payload);
   State& s = state();
   std::lock_guard lock(s.mutex);

@@ -86,6 +86,11 @@ bool describe(uint32_t opcode, std::span<const std::byte> payload, Work& w) {
   }
 }
 
+const char* op_name(uint64_t id) {
+  std::lock_guard lock(all_names().mutex);
+  return find_name(all_names().ops, id, "op");
+}
+
 void name_work(const char* name) { next_work = name; }
 
 bool names(uint32_t opcode) { return opcode == static_cast<uint32_t>(Opcode::op_define) || opcode == static_cast<uint32_t>(Opcode::kernel_get); }

@@ -25,6 +25,8 @@ struct Work {
 bool describe(uint32_t opcode, std::span<const std::byte> payload, Work& w);
 // The next library call or kernel of this thread.
 void name_work(const char* name);
+// "aten::add", of an id that an op_define has named.
+const char* op_name(uint64_t id);
 // By the log, in the order of tickets: names that commands bring, whoever watches.
 bool names(uint32_t opcode);
 void take_name(uint32_t opcode, std::span<const std::byte> payload);

@@ -10,7 +10,7 @@ MAGIC, VERSION = 0x4443524E4E494A44, 1
 PHASES = ("other", "forward", "backward", "optimizer", "llm_prefill", "llm_decode", "vision_encoding", "audio_encoding")
 DIRECTIONS = ("to device", "to host", "on device")
 WAITS = ("executed", "reply", "credit", "none")
-OP_QUERY = 0x54
+OP_QUERY, MEANING_OP = 0x54, 0x85
 
 Session = collections.namedtuple("Session", "time unix ahead round_trip pid threads credit_tickets credit_bytes idle_flush program host link")
 Posted = collections.namedtuple("Posted", "ticket time thread opcode name module phase step bytes")
@@ -27,10 +27,11 @@ Place = collections.namedtuple("Place", "file line function")
 
 class Record:
     """Lists by kind, each in the order of the file. `stack` fields are tuples of Place, innermost first; `worked` maps a ticket to the server's times, by this
-    process's clock."""
+    process's clock; `meant` the ticket of a meaning_op to its op, module and phase."""
 
     def __init__(self, data, where="record"):
         self.posted, self.copied, self.sent, self.acknowledged, self.waited, self.aborted, self.steps = [], [], [], [], [], [], []
+        self.meant = {}
         self.worked, self.threads, self.session, self.end, self.torn = {}, {}, None, None, False
         self._texts, self._contexts, self._places, self._stacks = {0: ""}, {0: ("", "")}, {}, {0: ()}
         if len(data) < 16 or struct.unpack_from("<2Q", data) != (MAGIC, VERSION):
@@ -80,6 +81,8 @@ class Record:
     def _posted(self, d):
         ticket, time, thread, opcode, name, module, context, step, size = struct.unpack("<2Q6IQ", d)
         phase, path = self._contexts.get(context, ("", ""))
+        if opcode == MEANING_OP:  # says which op the calls that follow are part of
+            self.meant[ticket], name = (self._texts[name], path, phase), 0
         self.posted.append(Posted(ticket, time, thread, opcode, self._texts[name], path or self._texts[module], phase, step, size))
 
     def _copied(self, d):
