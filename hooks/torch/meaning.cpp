@@ -101,6 +101,7 @@ struct Step {
   uint64_t queries = 0, keys = 0;
   Modality modality = Modality::none;
   std::vector<c10::StorageImpl*> fed;  // keys and values of attentions, and what they were copied from
+  int64_t rows = 0;  // of the last projection: sequences times queries
   // attention that is written out: a product, a softmax over it, another product
   const c10::StorageImpl* right = nullptr;  // of the last product
   uint32_t product_module = 0;
@@ -242,6 +243,12 @@ void note_lengths(Step& s, int64_t queries, int64_t keys) {
 }
 const c10::StorageImpl* key_of(const at::Tensor& t) { return t.storage().unsafeGetStorageImpl(); }
 
+// For grouped heads PyTorch may show the queries of a whole group as one head's; the projection before knows how many there are.
+int64_t queries_of(const Step& s, const at::Tensor& q) {
+  int64_t sequences = q.size(0), each = sequences && s.rows % sequences == 0 ? s.rows / sequences : 0;
+  return q.dim() == 4 && each && q.size(-2) % each == 0 ? each : q.size(-2);
+}
+
 void look(Residencies& r, Step& s, const Op& op, std::span<const c10::IValue> arguments) {
   switch (op.role) {
     case Role::none:
@@ -252,11 +259,14 @@ void look(Residencies& r, Step& s, const Op& op, std::span<const c10::IValue> ar
     case Role::attention: {
       auto *q = tensor_at(arguments, 0), *k = tensor_at(arguments, 1), *v = tensor_at(arguments, 2);
       if (!q || !k || !v || q->dim() < 3 || k->dim() < 3) return;
-      note_lengths(s, q->size(-2), k->size(-2));
+      note_lengths(s, queries_of(s, *q), k->size(-2));
       r.feed(key_of(*k), s.fed);
       r.feed(key_of(*v), s.fed);
       return;
     }
+    case Role::projection:  // (a, b), or (sum, a, b)
+      if (auto* a = tensor_at(arguments, op.name == "aten::addmm" ? 1 : 0); a && a->dim() == 2) s.rows = a->size(0);
+      return;
     case Role::product: {  // (a, b), or (sum, a, b)
       auto* b = tensor_at(arguments, op.arguments > 2 ? 2 : 1);
       if (!b) return;
@@ -290,10 +300,12 @@ void note_copies(Residencies& r, const Op& op, std::span<const c10::IValue> argu
     });
 }
 
-void note_tensors(Residencies& r, std::span<const c10::IValue> arguments) {
-  for (const auto& v : arguments)
-    each_tensor(v, [&](const at::Tensor& t) {
-      if (has_memory(t)) r.read(t);
+void note_arguments(Residencies& r, const Op& op, std::span<const c10::IValue> arguments, ExecutionPhase phase) {
+  for (size_t i = 0; i < arguments.size(); i++)
+    each_tensor(arguments[i], [&](const at::Tensor& t) {
+      if (!has_memory(t)) return;
+      if (!op.writes[i]) r.read(t);
+      else if (r.written(t, phase) && phase == ExecutionPhase::optimizer) here().optimizer_made.push_back(t.storage().unsafeGetStorageImpl());
     });
 }
 
@@ -340,7 +352,7 @@ Told note(const Op& op, std::span<const c10::IValue> arguments, std::span<const 
   uint32_t context = context_of(w);
   Residencies& r = residencies();
   std::lock_guard lock(r.mutex);
-  note_tensors(r, arguments);
+  note_arguments(r, op, arguments, w.phase);
   note_results(r, op, results, w.phase);
   if (w.step && !c10::GradMode::is_enabled()) {
     if (op.role == Role::moves) note_copies(r, op, arguments, results);
@@ -398,6 +410,7 @@ Role role_of(const std::string& name) {
   };
   if (name.rfind("aten::_scaled_dot_product", 0) == 0 && name.find("backward") == std::string::npos) return Role::attention;
   if (is({"aten::bmm", "aten::baddbmm"})) return Role::product;
+  if (is({"aten::mm", "aten::addmm"})) return Role::projection;
   if (is({"aten::_softmax", "aten::_safe_softmax"})) return Role::softmax;
   if (is({"aten::convolution", "aten::_convolution"})) return Role::convolution;
   if (is({"aten::copy_", "aten::cat", "aten::stack", "aten::index", "aten::index_select", "aten::index_copy_", "aten::index_copy", "aten::index_put_",

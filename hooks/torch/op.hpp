@@ -17,7 +17,7 @@ enum class Mode : uint8_t {
 };
 
 // What an op is to whoever wants to know what a program is doing (meaning.cpp).
-enum class Role : uint8_t { none, attention, product, softmax, convolution, moves };
+enum class Role : uint8_t { none, attention, projection, product, softmax, convolution, moves };
 
 struct Op {
   uint32_t id = 0;

@@ -71,6 +71,12 @@ Residencies::Entry& Residencies::entry(const at::Tensor& t) {
   return add(t.storage().getWeakStorageImpl(), key, weight ? Residency::persistent_weight : Residency::input);
 }
 
+bool Residencies::written(const at::Tensor& t, ExecutionPhase phase) {
+  if (find(t.storage().unsafeGetStorageImpl())) return false;
+  if (entry(t).residency == Residency::input) made(t, phase);
+  return true;
+}
+
 void Residencies::made(const at::Tensor& t, ExecutionPhase phase) {
   auto* key = t.storage().unsafeGetStorageImpl();
   Residency r = graph::made_in(phase);

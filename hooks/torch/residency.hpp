@@ -22,6 +22,8 @@ class Residencies {
 
   // An argument of an op; one that nobody has made here is a weight or an input.
   void read(const at::Tensor& t) { entry(t); }
+  // An argument that the op writes; one that nobody knows is being made (a clone is an allocation and a copy). True then.
+  bool written(const at::Tensor& t, graph::ExecutionPhase phase);
   // A result that is memory of its own.
   void made(const at::Tensor& t, graph::ExecutionPhase phase);
   // `to` holds a copy of (a part of) `from`: a cache is recognised through it.

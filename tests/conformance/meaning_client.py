@@ -17,7 +17,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 import torch
 
 from harness import SERVER, clean_environment
-from models_client import VOCABULARY, library, moved, seeded, tokens
+from parts import VOCABULARY, library, moved, seeded, tokens
 from suite import case, main
 
 warnings.filterwarnings("ignore")
@@ -191,17 +191,17 @@ def language_model(model, **generation):
     generates(watch, prompt)
     for search in (dict(do_sample=False), dict(do_sample=True), dict(do_sample=False, num_beams=3)):
         generate_counts(watch.model, prompt, **search, **generation)
-    generate_counts(watch.model, prompt, do_sample=False, cache_implementation="static")
+    generate_counts(watch.model, prompt, do_sample=False, cache_implementation="static", disable_compile=True)
     return watch.tally()
 
 
-@case("GPT-2: training, a loop of one's own, generate (greedy, sampling, beams, static cache)")
+@case("GPT-2: training, a loop of one's own, generate (greedy, sampling, beams, static cache)", alone=True)
 def gpt2():
     t = library("transformers")
     return language_model(seeded(lambda: t.GPT2LMHeadModel(t.GPT2Config(n_layer=3, n_head=4, n_embd=64, vocab_size=VOCABULARY, n_positions=64, bos_token_id=1, eos_token_id=2))))
 
 
-@case("GPT-2 with attention written out (eager): the same")
+@case("GPT-2 with attention written out (eager): the same", alone=True)
 def gpt2_eager():
     t = library("transformers")
     config = t.GPT2Config(n_layer=2, n_head=4, n_embd=64, vocab_size=VOCABULARY, n_positions=64, bos_token_id=1, eos_token_id=2)
@@ -209,14 +209,14 @@ def gpt2_eager():
     return language_model(seeded(lambda: t.GPT2LMHeadModel(config)))
 
 
-@case("Llama, grouped queries: training, a loop of one's own, generate")
+@case("Llama, grouped queries: training, a loop of one's own, generate", alone=True)
 def llama():
     t = library("transformers")
     return language_model(seeded(lambda: t.LlamaForCausalLM(t.LlamaConfig(hidden_size=64, intermediate_size=128, num_hidden_layers=3, num_attention_heads=8,
                                                                          num_key_value_heads=2, vocab_size=VOCABULARY, max_position_embeddings=64, bos_token_id=1, eos_token_id=2))))
 
 
-@case("BERT: training; evaluation is no prefill")
+@case("BERT: training; evaluation is no prefill", alone=True)
 def bert():
     t = library("transformers")
     model = seeded(lambda: t.BertForMaskedLM(t.BertConfig(hidden_size=64, num_hidden_layers=3, num_attention_heads=4, intermediate_size=128, vocab_size=VOCABULARY)))
@@ -227,7 +227,7 @@ def bert():
     return watch.tally()
 
 
-@case("ViT: training; evaluation encodes images")
+@case("ViT: training; evaluation encodes images", alone=True)
 def vit():
     t = library("transformers")
     model = seeded(lambda: t.ViTForImageClassification(t.ViTConfig(hidden_size=64, num_hidden_layers=3, num_attention_heads=4, intermediate_size=128, image_size=32, patch_size=8, num_labels=7)))
@@ -238,7 +238,7 @@ def vit():
     return watch.tally()
 
 
-@case("ResNet-18: training with batch norm; evaluation encodes images")
+@case("ResNet-18: training with batch norm; evaluation encodes images", alone=True)
 def resnet():
     vision = library("torchvision")
     model = seeded(lambda: vision.models.resnet18(num_classes=7))

@@ -10,34 +10,14 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
+from parts import VOCABULARY, library, moved, seeded, tokens
 from suite import Skip, case, compare, main
 
 warnings.filterwarnings("ignore")
 STEPS = 3
 LOSS = 1e-4  # relative
-VOCABULARY = 120
 # At 1e-3 the third loss of four images is nearly 0, and Adam's first steps turn the rounding of a gradient's sign into 1e-4 of it, on some processors.
 RESNET_RATE = 1e-4
-
-
-def library(name):
-    try:
-        return __import__(name)
-    except ImportError:
-        raise Skip(f"{name} is not installed (scripts/setup --tests)")
-
-
-def seeded(build, *arguments):
-    torch.manual_seed(0)
-    return build(*arguments)
-
-
-def moved(batch, device):
-    if isinstance(batch, torch.Tensor):
-        return batch.to(device)
-    if isinstance(batch, dict):
-        return {k: moved(v, device) for k, v in batch.items()}
-    return [moved(v, device) for v in batch] if isinstance(batch, (list, tuple)) else batch
 
 
 def train(model, batch, loss_of, rate=1e-3):
@@ -66,10 +46,6 @@ def same(model, batch, loss_of, outputs_of, loss=LOSS, close=1e-4, rate=1e-3):
     compare(results["cuda"][1], results["cpu"][1], rtol=loss, atol=0, where="loss")
     compare(results["cuda"][0], results["cpu"][0], rtol=close, atol=close, where="logits")
     return trained
-
-
-def tokens(*shape, seed=1):
-    return torch.randint(3, VOCABULARY, shape, generator=torch.Generator().manual_seed(seed))
 
 
 def generated(trained, prompt, **more):
