@@ -4,6 +4,7 @@
 #include <dlfcn.h>
 #include <pthread.h>
 #include <signal.h>
+#include <string.h>
 
 #include <atomic>
 #include <chrono>
@@ -28,6 +29,7 @@ struct ThreadState;
 struct Interpreter;
 
 struct Api {
+  const char* (*GetVersion)();
   int (*IsInitialized)();
   int (*IsFinalizing)();
   ThreadState* (*ThisThreadState)();
@@ -54,7 +56,7 @@ struct Api {
       if (!f && older) f = reinterpret_cast<std::decay_t<decltype(f)>>(dlsym(RTLD_DEFAULT, older));
       return f != nullptr;
     };
-    return get(IsInitialized, "Py_IsInitialized") && get(IsFinalizing, "Py_IsFinalizing", "_Py_IsFinalizing") &&
+    return get(GetVersion, "Py_GetVersion") && get(IsInitialized, "Py_IsInitialized") && get(IsFinalizing, "Py_IsFinalizing", "_Py_IsFinalizing") &&
            get(ThisThreadState, "PyGILState_GetThisThreadState") &&
            get(CurrentThreadState, "PyThreadState_GetUnchecked", "_PyThreadState_UncheckedGet") && get(Ensure, "PyGILState_Ensure") &&
            get(Release, "PyGILState_Release") && get(GetInterpreter, "PyInterpreterState_Get") && get(ThreadHead, "PyInterpreterState_ThreadHead") &&
@@ -63,6 +65,8 @@ struct Api {
            get(Text, "PyUnicode_AsUTF8AndSize") && get(DecRef, "Py_DecRef") && get(ClearError, "PyErr_Clear") &&
            get(DisableCollector, "PyGC_Disable") && get(EnableCollector, "PyGC_Enable");
   }
+  // Without the lock that keeps the others still nothing may be read.
+  bool has_lock() const { return !strstr(GetVersion(), "free-threading"); }
   bool runs() const { return IsInitialized() && !IsFinalizing(); }
 };
 // Null without Python. Looked for until it is there: CUDA may be called before the interpreter's library is loaded.
@@ -70,7 +74,7 @@ const Api* api() {
   static std::atomic<Api*> found{nullptr};
   if (Api* a = found.load(std::memory_order_acquire)) return a;
   auto fresh = std::make_unique<Api>();
-  if (!fresh->find()) return nullptr;
+  if (!fresh->find() || !fresh->has_lock()) return nullptr;
   Api* none = nullptr;
   if (found.compare_exchange_strong(none, fresh.get())) return fresh.release();
   return none;

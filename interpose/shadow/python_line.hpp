@@ -1,5 +1,5 @@
 // Where in the program's Python a thread waits: its frames, innermost first, as numbers of places (file, line, function). Python's functions are
-// found in the process; all are of its C API since 3.9, so that nothing here is built for a version of it.
+// found in the process; all are of its C API since 3.10, so that nothing here is built for a version of it.
 //
 // Frames may be read with the interpreter's lock only, and a thread that waits for the server has given it up (.item() does before it comes to us).
 // It must not take it again: it may hold a lock of PyTorch's (the caching allocator synchronises events under its own), for which another thread
@@ -25,7 +25,8 @@ struct Place {
 Place place(uint32_t number);
 
 struct Question;
-// A question about the thread that makes it, from its construction to answer(). Nothing of ours may be locked at either.
+// A question about the thread that makes it, from its construction to answer(). Whoever waits for a lock that is held meanwhile waits for the answer too,
+// 20 ms at the most.
 class Where {
  public:
   Where();

@@ -1,5 +1,4 @@
 """`djinn doctor`: it names the lines that wait, counts them, and its predictions come true."""
-import json
 import pathlib
 import sys
 import tempfile
@@ -8,9 +7,9 @@ import unittest
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "bench"))
 import predict
-from djinn.cli import _predict, _record, doctor
+import test_trace
+from djinn.cli import _predict, _record
 from harness import Case, Server, run
-from test_trace import djinn
 
 PROGRAM = """import threading
 import torch
@@ -51,26 +50,13 @@ torch.cuda.synchronize()
 ITEM, TRUTH, COPY, INDEX, THREAD, SYNCHRONIZE = 17, 18, 6, 24, 29, 35
 
 
-class Doctor(Case):
-    @classmethod
-    def setUpClass(cls):
-        super().setUpClass()
-        cls.folder = tempfile.TemporaryDirectory()
-        folder = pathlib.Path(cls.folder.name)
-        cls.program, output = folder / "program.py", folder / "doctor.json"
-        cls.program.write_text(PROGRAM)
-        with Server("--threads", 1) as server:
-            cls.done = djinn("doctor", "--json", output, "--", sys.executable, cls.program, DJINN_SERVER=server.endpoint)
-        assert cls.done.returncode == 0, cls.done.stderr
-        cls.told, = json.loads(output.read_text())
-
-    @classmethod
-    def tearDownClass(cls):
-        cls.folder.cleanup()
+class Doctor(test_trace.Recorded):
+    command, source = ("doctor", "--json"), PROGRAM
 
     def line(self, section, number):
-        rows = [r for r in self.told[section] if (r["file"], r["line"]) == (str(self.program), number)]
-        self.assertEqual(len(rows), 1, (section, number, self.told[section]))
+        told, = self.output
+        rows = [r for r in told[section] if (r["file"], r["line"]) == (str(self.program), number)]
+        self.assertEqual(len(rows), 1, (section, number, told[section]))
         return rows[0]
 
     def test_each_line_that_waits_is_told_with_how_often(self):

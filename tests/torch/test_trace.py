@@ -37,23 +37,32 @@ def djinn(*arguments, **environment):
     return subprocess.run([ROOT / "scripts" / "djinn", *map(str, arguments)], capture_output=True, text=True, timeout=120, env=env)
 
 
-class Trace(Case):
+class Recorded(Case):
+    """One run of a command over a program, which every test of the class looks at: `done`, what it wrote (`output`), the recording, the program's file."""
+    command, source = (), ""
+
     @classmethod
     def setUpClass(cls):
         super().setUpClass()
         cls.folder = tempfile.TemporaryDirectory()
+        cls.addClassCleanup(cls.folder.cleanup)
         folder = pathlib.Path(cls.folder.name)
-        cls.program, cls.record_file, output = folder / "program.py", folder / "record", folder / "trace.json"
-        cls.program.write_text(PROGRAM)
+        cls.program, cls.record_file, output = folder / "program.py", folder / "record", folder / "output.json"
+        cls.program.write_text(cls.source)
         with Server("--threads", 1) as server:
-            done = djinn("trace", "-o", output, "--record", cls.record_file, "--", sys.executable, cls.program, DJINN_SERVER=server.endpoint)
-        assert done.returncode == 0, done.stderr
-        cls.counted = int(done.stdout.split("COUNTED ")[1])
-        cls.events, cls.record = json.loads(output.read_text())["traceEvents"], _record.read(cls.record_file)
+            cls.done = djinn(*cls.command, output, "--record", cls.record_file, "--", sys.executable, cls.program, DJINN_SERVER=server.endpoint)
+        assert cls.done.returncode == 0, cls.done.stderr
+        cls.output = json.loads(output.read_text())
+
+
+class Trace(Recorded):
+    command, source = ("trace", "-o"), PROGRAM
 
     @classmethod
-    def tearDownClass(cls):
-        cls.folder.cleanup()
+    def setUpClass(cls):
+        super().setUpClass()
+        cls.counted = int(cls.done.stdout.split("COUNTED ")[1])
+        cls.events, cls.record = cls.output["traceEvents"], _record.read(cls.record_file)
 
     def of(self, phase, category=None):
         return [e for e in self.events if e["ph"] == phase and category in (None, e.get("cat"))]
