@@ -49,8 +49,8 @@ struct Python {
     return get(AddPendingCall, "Py_AddPendingCall") && get(GetModuleDict, "PyImport_GetModuleDict") && get(GetItemString, "PyDict_GetItemString") &&
            get(SetItemString, "PyDict_SetItemString") && get(NewDict, "PyDict_New") && get(GetBuiltins, "PyEval_GetBuiltins") &&
            get(Compile, "Py_CompileString") && get(Eval, "PyEval_EvalCode") && get(NewFunction, "PyCFunction_New") &&
-           get(CallTwo, "PyObject_CallFunctionObjArgs") && get(Text, "PyUnicode_AsUTF8AndSize") && get(Address, "PyLong_AsVoidPtr") && get(IncRef, "Py_IncRef") &&
-           get(DecRef, "Py_DecRef") && get(ClearError, "PyErr_Clear") && get(none, "_Py_NoneStruct");
+           get(CallTwo, "PyObject_CallFunctionObjArgs") && get(Text, "PyUnicode_AsUTF8AndSize") && get(Address, "PyLong_AsVoidPtr") &&
+           get(IncRef, "Py_IncRef") && get(DecRef, "Py_DecRef") && get(ClearError, "PyErr_Clear") && get(none, "_Py_NoneStruct");
   }
   PyObject* nothing() const { return IncRef(none), none; }
 } python;
@@ -153,8 +153,8 @@ PyObject* own(PyObject*, PyObject* storage) {
   return python.nothing();
 }
 
-PyMethodDef functions[] = {{"enter", enter, kOneArgument, nullptr},   {"leave", leave, kNoArguments, nullptr},
-                           {"forget", forget, kOneArgument, nullptr}, {"step", step, kNoArguments, nullptr},
+PyMethodDef functions[] = {{"enter", enter, kOneArgument, nullptr},     {"leave", leave, kNoArguments, nullptr},
+                           {"forget", forget, kOneArgument, nullptr},   {"step", step, kNoArguments, nullptr},
                            {"stepped", stepped, kNoArguments, nullptr}, {"own", own, kOneArgument, nullptr}};
 
 // Runs once, in a namespace of its own that holds these functions. A module's weights are named when it is first called, when they are moved or

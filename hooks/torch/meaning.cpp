@@ -101,7 +101,7 @@ struct Step {
   uint64_t queries = 0, keys = 0;
   Modality modality = Modality::none;
   std::vector<c10::StorageImpl*> fed;  // keys and values of attentions, and what they were copied from
-  int64_t rows = 0;  // of the last projection: sequences times queries
+  int64_t rows = 0;                    // of the last projection: sequences times queries
   // attention that is written out: a product, a softmax over it, another product
   const c10::StorageImpl* right = nullptr;  // of the last product
   uint32_t product_module = 0;
@@ -118,7 +118,7 @@ struct Step {
 };
 struct Here {
   Step step;
-  uint32_t modules = 0;                       // calls under way
+  uint32_t modules = 0;                         // calls under way
   uint32_t optimizer = 0, optimizer_depth = 0;  // steps under way; modules at the begin of the innermost
   std::vector<c10::StorageImpl*> optimizer_made;
 };

@@ -1,7 +1,7 @@
 // What an op is part of: phase, module, step, by facts alone. Autograd evaluates a node: backward, and the node's number says which module's forward
 // made it. Inside of an optimizer's step: optimizer. Inside of a module's call: the step that the outermost call is; what kind of step shows in its
-// course (how many queries met how many keys, did keys and values outlive it, what went in) and is told at its end. Nothing that is computed depends on
-// any of it. Off with DJINN_MEANING=off.
+// course (how many queries met how many keys, did keys and values outlive it, what went in) and is told at its end. Nothing that is computed depends
+// on any of it. Off with DJINN_MEANING=off.
 #pragma once
 #include <ATen/core/ivalue.h>
 

@@ -1,6 +1,6 @@
 // libdjinn_torch-MINOR.so's entry point: refuse another torch, wrap every device kernel of every namespace. Libraries that are loaded later register
-// more: the dispatcher says so, and the next op wraps them. Registering takes some milliseconds, inside the first CUDA call, and silences the dispatcher's warning about
-// overriding kernels.
+// more: the dispatcher says so, and the next op wraps them. Registering takes some milliseconds, inside the first CUDA call, and silences the
+// dispatcher's warning about overriding kernels.
 #include <ATen/ATen.h>
 #include <c10/util/Exception.h>
 #include <torch/csrc/jit/codegen/fuser/interface.h>
@@ -56,8 +56,7 @@ void wrap(const c10::OperatorName& name) {
     TORCH_CHECK(registry().next_id < wire::kOpIdsMax, "more operators than the wire has ids for");
     what->id = registry().next_id++;
     auto make = host->op_level() ? make_scope : make_annotation;
-    registry().handles.push_back(
-        dispatcher.registerImpl(name, key, make(std::move(original), std::move(what)), std::nullopt, nullptr, "djinn"));
+    registry().handles.push_back(dispatcher.registerImpl(name, key, make(std::move(original), std::move(what)), std::nullopt, nullptr, "djinn"));
   }
 }
 
@@ -87,7 +86,8 @@ struct Newcomers final : c10::OpRegistrationListener {
 
 void scan() {
   std::lock_guard lock(registry().mutex);
-  if (registry().listening.empty()) registry().listening.push_back(c10::Dispatcher::singleton().addRegistrationListener(std::make_unique<Newcomers>()));
+  if (registry().listening.empty())
+    registry().listening.push_back(c10::Dispatcher::singleton().addRegistrationListener(std::make_unique<Newcomers>()));
   newcomers.store(false, std::memory_order_relaxed);
   Quiet quiet;
   auto* before = c10::WarningUtils::get_warning_handler();

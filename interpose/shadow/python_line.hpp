@@ -25,8 +25,8 @@ struct Place {
 Place place(uint32_t number);
 
 struct Question;
-// A question about the thread that makes it, from its construction to answer(). Whoever waits for a lock that is held meanwhile waits for the answer too,
-// 20 ms at the most.
+// A question about the thread that makes it, from its construction to answer(). Whoever waits for a lock that is held meanwhile waits for the answer
+// too, 20 ms at the most.
 class Where {
  public:
   Where();

@@ -20,10 +20,10 @@ typedef struct djinn_scope {
   uint32_t id;      /* non-zero with --check: calls are forwarded with kFlagScoped instead of dropped */
   const char* op;   /* "aten::mm", for messages */
   uint32_t module;  /* number of the path of the program's module that is being called, from host->module; 0: not known */
-  /* At call level: what the calls of this thread are part of, told to the server before the next one (wire::MeaningOp). annotation: number of the op + 1,
-   * 0 = no op; run: which run of it, no two alike. */
+  /* At call level: what the calls of this thread are part of, told to the server before the next one (wire::MeaningOp). annotation: number of the op
+   * + 1, 0 = no op; run: which run of it, no two alike. */
   uint32_t annotation, run, context, step;
-  uint32_t label;   /* number of what the program itself calls what it is doing (djinn_phase_begin), a text as a module's path is; 0: nothing */
+  uint32_t label; /* number of what the program itself calls what it is doing (djinn_phase_begin), a text as a module's path is; 0: nothing */
 } djinn_scope;
 
 typedef struct djinn_span {

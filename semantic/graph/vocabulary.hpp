@@ -1,5 +1,6 @@
 // The words for what a program is doing. The hooks decide them from facts (who asked autograd, whose memory it is, how many queries meet how many
-// keys), the wire carries them as numbers, server/session/meaning sums by them, and people read their names. Nothing that is computed depends on them.
+// keys), the wire carries them as numbers, server/session/meaning sums by them, and people read their names. Nothing that is computed depends on
+// them.
 #pragma once
 #include <array>
 #include <cstddef>
@@ -32,8 +33,8 @@ enum class DataResidency : uint8_t {
   optimizer_state = 5,       // made by an optimizer's step, and outlives it
   input = 6,                 // came from the host, or was made outside of steps
 };
-inline constexpr std::array<std::string_view, 7> kDataResidencies = {"other",    "persistent_weight", "ephemeral_activation", "stateful_kv_cache",
-                                                                     "gradient", "optimizer_state",   "input"};
+inline constexpr std::array<std::string_view, 7> kDataResidencies = {
+    "other", "persistent_weight", "ephemeral_activation", "stateful_kv_cache", "gradient", "optimizer_state", "input"};
 
 // What an op of this phase makes, until somebody says otherwise; an optimizer's state shows at the end of its step.
 constexpr DataResidency made_in(ExecutionPhase p) {

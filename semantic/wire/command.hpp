@@ -56,14 +56,15 @@ enum class Opcode : uint32_t {
   op_take = 0x55,
   op_drop = 0x56,
   op_call = 0x58,  // call: an op by its name alone, without op_define; the server finds the overload
-  scope = 0x57,  // post: calls with kFlagScoped that follow from this thread belong to this op; see op.hpp
+  scope = 0x57,    // post: calls with kFlagScoped that follow from this thread belong to this op; see op.hpp
   // graphs: what a capturing stream was given, kept and run again
   graph_add = 0x60,      // post GraphAdd, then the payload of the command that it keeps
   graph_launch = 0x61,   // post GraphLaunch
   graph_destroy = 0x62,  // post Handle
   // meaning (semantic/graph): what the program is doing; nothing that is computed depends on it, and a server may ignore it
-  meaning_context = 0x80,    // post MeaningContext, then put_string(module path), put_string(the program's own label); a define of a live id replaces it
-  meaning_step = 0x81,       // post MeaningStep: a step is over, and what it was
+  meaning_context =
+      0x80,             // post MeaningContext, then put_string(module path), put_string(the program's own label); a define of a live id replaces it
+  meaning_step = 0x81,  // post MeaningStep: a step is over, and what it was
   meaning_residency = 0x82,  // post put_array<uint64_t>({address of a storage's first byte, DataResidency} again and again)
   meaning_memory = 0x83,     // post MeaningMemory: the program's living tensors, now
   meaning_name = 0x84,       // post put_string(name): what the program calls its session
@@ -258,8 +259,9 @@ struct Timing {
 
 template <class... T>
 constexpr bool kWireLayout = ((std::is_trivially_copyable_v<T> && sizeof(T) % 8 == 0 && std::has_unique_object_representations_v<T>)&&...);
-static_assert(kWireLayout<MapMemory, MemoryCreate, MemoryMap, MemoryAccess, Secret, MemoryShare, MemoryImport, DeviceIndex, Lease, LeaseReply,
-                          MemoryInfo, Upload, Download, Copy, Fill, Reduce, Handle, StreamCreate, StreamWait, EventRecord, ModuleLoad, KernelGet,
-                          Launch, GraphAdd, GraphLaunch, MeaningContext, MeaningStep, MeaningOp, MeaningMemory, Reply, EventDone, Error, Pushed, Timings, TimingsReply, Timing>);
+static_assert(
+    kWireLayout<MapMemory, MemoryCreate, MemoryMap, MemoryAccess, Secret, MemoryShare, MemoryImport, DeviceIndex, Lease, LeaseReply, MemoryInfo,
+                Upload, Download, Copy, Fill, Reduce, Handle, StreamCreate, StreamWait, EventRecord, ModuleLoad, KernelGet, Launch, GraphAdd,
+                GraphLaunch, MeaningContext, MeaningStep, MeaningOp, MeaningMemory, Reply, EventDone, Error, Pushed, Timings, TimingsReply, Timing>);
 
 }  // namespace djinn::wire

@@ -89,10 +89,10 @@ struct Refused {
 };
 // What a session's program is doing, as its hooks say (semantic/graph); empty where nothing says it.
 struct Meaning {
-  std::string name;            // the program's own, of its session
-  uint32_t phase = 0;          // graph::ExecutionPhase of the latest op
-  std::string module, label;   // of the latest op that has one
-  std::vector<uint64_t> steps; // by phase: those that are over
+  std::string name;                        // the program's own, of its session
+  uint32_t phase = 0;                      // graph::ExecutionPhase of the latest op
+  std::string module, label;               // of the latest op that has one
+  std::vector<uint64_t> steps;             // by phase: those that are over
   std::vector<uint64_t> ops, nanoseconds;  // by phase
   std::vector<uint64_t> memory;            // bytes of living tensors by graph::DataResidency
   template <class A>

@@ -7,6 +7,7 @@ at op level only. For the other two it is modelled, and called so: the recorded 
 without the records that say what is meant.
 """
 import argparse
+import bisect
 import collections
 import json
 import pathlib
@@ -66,7 +67,14 @@ class CallLevel(_predict.Program):
                     self.unknown[name] += 1
                 self.service[p.ticket], pending = seconds or 0.0, None
         if blind:
-            self.events = [e for e in self.events if not (e[1] == 0 and 0x80 <= e[2].opcode <= 0x85)]
+            self.leave_out(lambda p: 0x80 <= p.opcode <= 0x85)
+
+    def leave_out(self, unwanted):
+        """As if it had not been posted: who waited for it waits for what came before."""
+        kept = sorted(p.ticket for _, kind, p in self.events if kind == 0 and not unwanted(p))
+        last_kept = lambda ticket: kept[bisect.bisect_right(kept, ticket) - 1] if kept and kept[0] <= ticket else 0
+        self.events = [(time, kind, e if kind == 0 else e._replace(ticket=last_kept(e.ticket))) for time, kind, e in self.events
+                       if kind != 0 or not unwanted(e)]
 
 
 def modelled(folder, model, work, steps):

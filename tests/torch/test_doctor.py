@@ -116,23 +116,23 @@ torch.cuda.synchronize()
 
 
 class Prediction(Case):
-    # Of the median step, because a busy machine makes some of them slow: 60 steps a run. A wrong model is wrong by a factor (without the round trips 10), while
-    # the machine's speed moves by a tenth and more between two runs; so a fifth is let pass, and it may try again.
+    # Of the median step, over networks that take more of it than the machine does, whose speed moves by a third between two runs when it is busy. A wrong
+    # model is wrong by a factor (without the round trips 10). Closer, and over quick networks: tests/bench/predict.py, which wants a quiet machine.
     ERROR_MAX, TRIES = 0.20, 3
 
     def test_a_training_loop_with_item_takes_as_long_as_was_predicted(self):
         seen = []
         for _ in range(self.TRIES):
-            seen.append({r["rtt_ms"]: round(r["unit_error"], 3) for r in predict.compare("cnn_item", (1.0, 10.0), rounds=1)})
+            seen.append({r["rtt_ms"]: round(r["unit_error"], 3) for r in predict.compare("cnn_item", (20.0, 60.0), rounds=1, repeat=25)})
             if all(abs(e) <= self.ERROR_MAX for e in seen[-1].values()):
                 return
         self.fail(f"predicted / measured - 1 by round-trip time, three times: {seen}")
 
     def test_over_the_network_of_the_recording_the_model_repeats_what_was(self):
         with tempfile.TemporaryDirectory() as folder, Server("--threads", 1) as server:
-            marks = predict.steady(server, "cnn_item", 30, DJINN_RECORD=f"{folder}/record", DJINN_LINK="rtt=2ms")
+            marks = predict.steady(server, "cnn_item", 30, DJINN_RECORD=f"{folder}/record", DJINN_LINK="rtt=20ms")
             program = _predict.Program(_record.read(f"{folder}/record"))
-        self.assertEqual(program.recorded.rtt, 0.002)
+        self.assertEqual(program.recorded.rtt, 0.02)
         played, real = predict.times_of(program.play(program.recorded, marks).marks), predict.times_of(marks, 1e9)
         for key in ("total", "unit"):
             self.assertLess(abs(played[key] / real[key] - 1), self.ERROR_MAX, (key, played, real))
