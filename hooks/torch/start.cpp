@@ -26,7 +26,7 @@ struct Quiet : c10::WarningHandler {
 
 struct Registry {  // never destroyed: kernels are called until the process is gone
   std::mutex mutex;
-  std::unordered_set<std::string> seen;
+  std::unordered_set<std::string> wrapped;  // others may get a schema or a kernel later
   std::vector<c10::RegistrationHandleRAII> handles;
   uint32_t next_id = 0;
   std::vector<c10::RegistrationHandleRAII> listening;
@@ -56,6 +56,7 @@ void wrap(const c10::OperatorName& name) {
     TORCH_CHECK(registry().next_id < wire::kOpIdsMax, "more operators than the wire has ids for");
     what->id = registry().next_id++;
     auto make = host->op_level() ? make_scope : make_annotation;
+    registry().wrapped.insert(c10::toString(name));
     registry().handles.push_back(dispatcher.registerImpl(name, key, make(std::move(original), std::move(what)), std::nullopt, nullptr, "djinn"));
   }
 }
@@ -94,7 +95,7 @@ void scan() {
   c10::WarningUtils::set_warning_handler(&quiet);
   if (host->op_level() && registry().handles.empty()) decline_cudnn(), decline_fusion();
   for (auto& name : c10::Dispatcher::singleton().getAllOpNames())
-    if (registry().seen.insert(c10::toString(name)).second) wrap(name);
+    if (!registry().wrapped.count(c10::toString(name))) wrap(name);
   c10::WarningUtils::set_warning_handler(before);
 }
 

@@ -21,6 +21,7 @@ TITLES = {
     "devices": "Several devices",
     "random": "Randomness",
     "errors": "Errors",
+    "meaning": "Phases and residencies",
 }
 # (what, why and what one sees)
 DIFFERENCES = [

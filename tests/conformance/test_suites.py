@@ -46,6 +46,9 @@ class Suites(Case):
     def test_errors(self):
         self.passes("errors")
 
+    def test_meaning(self):
+        self.passes("meaning")
+
     def test_random(self):
         self.passes("random")
 
