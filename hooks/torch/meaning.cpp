@@ -11,6 +11,7 @@
 #include <algorithm>
 #include <array>
 #include <atomic>
+#include <deque>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -33,60 +34,86 @@ bool wanted = false;
 
 // ---- which module made an autograd node ----
 
-// By the number that autograd gives it in its thread. A ring: a forward with more nodes than this forgets the first.
-constexpr size_t kNodesKept = 1 << 16;
+// By the number that autograd gives it in its thread. A ring, of which only the parts in use exist: a forward with more nodes than this forgets the
+// first.
+constexpr size_t kNodesKept = 1 << 16, kNodesInPart = 1 << 10;
+// Threads that are gone and whose nodes may still be evaluated: DataParallel starts some for each step.
+constexpr size_t kThreadsGone = 64;
 struct Place {
   uint32_t module = 0, label = 0;
-  friend bool operator==(const Place&, const Place&) = default;
 };
-struct Nodes {
+class Nodes {
+ public:
+  ~Nodes() {
+    for (auto& p : parts_) delete p.load(std::memory_order_relaxed);
+  }
+  // By the thread that makes them; read by autograd's threads without a lock: a torn entry names another module in a summary.
+  void note(uint64_t end, Place here) {
+    for (uint64_t i = std::max(noted_, end > kNodesKept ? end - kNodesKept : 0); i < end; i++) *made(i) = {i, here};
+    noted_ = end;
+  }
+  uint64_t noted() const { return noted_; }
+  Place maker(uint64_t number) const {
+    const Part* p = parts_[part_of(number)].load(std::memory_order_acquire);
+    const Made* m = p ? &(*p)[number % kNodesInPart] : nullptr;
+    return m && m->number == number ? m->place : Place{};
+  }
+
+ private:
   struct Made {
     uint64_t number = ~0ull;
     Place place;
   };
-  std::array<Made, kNodesKept> made;
-  uint64_t seen = 0;  // numbers below are noted
+  using Part = std::array<Made, kNodesInPart>;
+  static size_t part_of(uint64_t number) { return number % kNodesKept / kNodesInPart; }
+  Made* made(uint64_t number) {
+    auto& p = parts_[part_of(number)];
+    if (!p.load(std::memory_order_relaxed)) p.store(new Part, std::memory_order_release);
+    return &(*p.load(std::memory_order_relaxed))[number % kNodesInPart];
+  }
+  std::array<std::atomic<Part*>, kNodesKept / kNodesInPart> parts_{};
+  uint64_t noted_ = 0;  // numbers below are noted
 };
-// One per thread that ran a forward, kept: its backward may come when it is gone. Read by autograd's threads without a lock: a torn entry names
-// another module in a summary.
+
 struct AllNodes {
   std::shared_mutex mutex;
-  std::unordered_map<uint64_t, std::unique_ptr<Nodes>> of;
+  std::unordered_map<uint64_t, std::shared_ptr<Nodes>> of;  // by thread, as autograd counts them
+  std::deque<uint64_t> gone;
 };
 AllNodes& all_nodes() {
   static AllNodes* n = new AllNodes;
   return *n;
 }
-Nodes& nodes() {
-  static thread_local Nodes* n = nullptr;
-  if (n) return *n;
-  std::unique_lock lock(all_nodes().mutex);
-  auto& mine = all_nodes().of[at::RecordFunction::currentThreadId()];
-  if (!mine) mine = std::make_unique<Nodes>();
-  return *(n = mine.get());
-}
+
+struct OwnNodes {
+  const uint64_t thread = at::RecordFunction::currentThreadId();
+  const std::shared_ptr<Nodes> nodes = std::make_shared<Nodes>();
+  OwnNodes() {
+    std::unique_lock lock(all_nodes().mutex);
+    all_nodes().of[thread] = nodes;
+  }
+  ~OwnNodes() {
+    std::unique_lock lock(all_nodes().mutex);
+    auto& gone = all_nodes().gone;
+    for (gone.push_back(thread); gone.size() > kThreadsGone; gone.pop_front()) all_nodes().of.erase(gone.front());
+  }
+};
 
 // Nodes made since the last time belong to where this thread is.
 void note_nodes() {
-  uint64_t next = at::sequence_number::peek();
-  Nodes& n = nodes();
-  if (next == n.seen) return;
-  Place here{scope().module, scope().label};
-  for (uint64_t i = std::max(n.seen, next > kNodesKept ? next - kNodesKept : 0); i < next; i++) n.made[i % kNodesKept] = {i, here};
-  n.seen = next;
+  static thread_local OwnNodes own;
+  if (uint64_t next = at::sequence_number::peek(); next != own.nodes->noted()) own.nodes->note(next, {scope().module, scope().label});
 }
 
 Place maker_of(uint64_t thread, uint64_t number) {
-  static thread_local std::pair<uint64_t, Nodes*> latest{~0ull, nullptr};
+  static thread_local std::pair<uint64_t, std::shared_ptr<const Nodes>> latest{~0ull, nullptr};
   if (latest.first != thread) {
     std::shared_lock lock(all_nodes().mutex);
     auto found = all_nodes().of.find(thread);
-    latest = {thread, found == all_nodes().of.end() ? nullptr : found->second.get()};
-    if (!latest.second) latest.first = ~0ull;
+    if (found == all_nodes().of.end()) return {};
+    latest = {thread, found->second};
   }
-  if (!latest.second) return {};
-  const Nodes::Made& m = latest.second->made[number % kNodesKept];
-  return m.number == number ? m.place : Place{};
+  return latest.second->maker(number);
 }
 
 // ---- the step under way in this thread ----
