@@ -254,6 +254,7 @@ Failure FakeLink::dispatch(Sent& s, std::vector<std::byte>& answer, std::vector<
     case Opcode::meaning_step:
     case Opcode::meaning_residency:
     case Opcode::meaning_memory:
+    case Opcode::meaning_op:
     case Opcode::meaning_name: return {};
     case Opcode::op_query: answer = s.payload; return {};  // an echo: what the hook's call sends comes back
     case Opcode::op_call: {
