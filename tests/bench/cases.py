@@ -142,7 +142,7 @@ class TrainModel:
         sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "conformance"))
         import models_client
 
-        def take(*arguments):
+        def take(*arguments, **_):
             raise Taken(*arguments)
 
         with mock.patch.object(models_client, "same", take):
