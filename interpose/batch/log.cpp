@@ -303,7 +303,9 @@ void Log::wait_until(const std::function<bool()>& done) {
       continue;
     }
     std::unique_lock lock(answers_mutex_);
-    answers_.wait_for(lock, kSleep, [&] { return arrivals_ != seen || lost(); });
+    if (answers_.wait_for(lock, kSleep, [&] { return arrivals_ != seen || lost(); })) continue;
+    lock.unlock();
+    api_->drive(link_, 0);  // in case nobody else looks
   }
 }
 
