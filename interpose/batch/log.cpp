@@ -144,6 +144,11 @@ void Log::flush_locked() {
   count_ = 0;
 }
 
+// What is only said gives the server nothing to do: it goes along with what comes next.
+static bool says_meaning(uint32_t opcode) {
+  return opcode >= static_cast<uint32_t>(wire::Opcode::meaning_context) && opcode <= static_cast<uint32_t>(wire::Opcode::meaning_op);
+}
+
 void Log::settle_locked() {
   while (!under_way_.empty() && executed(under_way_.front().last)) {
     under_way_bytes_ -= under_way_.front().bytes;
@@ -156,9 +161,9 @@ bool Log::server_hungry_locked() {
   return under_way_.empty() || (under_way_.size() == 1 && count_ >= kFlushAheadCommands);
 }
 
-void Log::flush_by_rule_locked() {
-  if (count_ >= kFlushCommands || frame_.size() >= kFlushBytes || bulk_bytes_ >= kFlushBulkBytes || (flush_when_idle_ && server_hungry_locked()))
-    flush_locked();
+void Log::flush_by_rule_locked(bool work) {
+  bool large = count_ >= kFlushCommands || frame_.size() >= kFlushBytes || bulk_bytes_ >= kFlushBulkBytes;
+  if (large || (work && flush_when_idle_ && server_hungry_locked())) flush_locked();
 }
 
 // Blocks while what is under way exceeds the window. The lock is released meanwhile, so that reports can be taken.
@@ -204,7 +209,7 @@ Ticket Log::post(uint32_t opcode, uint16_t flags, std::span<const std::byte> pay
   std::unique_lock lock = lock_soon(mutex_);
   reserve_credit(lock, bytes);
   Ticket t = append_locked(opcode, flags, payload, bulk);
-  flush_by_rule_locked();
+  flush_by_rule_locked(!says_meaning(opcode));
   return t;
 }
 
@@ -216,7 +221,7 @@ Ticket Log::post_many(size_t n, const uint32_t* opcodes, const djinn_span* paylo
   reserve_credit(lock, 0);
   Ticket t = 0;
   for (size_t i = 0; i < n; i++) t = append_locked(opcodes[i], 0, bytes_of(payloads[i]), {});
-  flush_by_rule_locked();
+  flush_by_rule_locked(true);
   return t;
 }
 
@@ -229,7 +234,7 @@ Ticket Log::post_download(std::span<const std::byte> payload, Store store) {
     std::lock_guard answers(answers_mutex_);
     stores_.emplace(t, std::move(store));
   }
-  flush_by_rule_locked();
+  flush_by_rule_locked(true);
   return t;
 }
 

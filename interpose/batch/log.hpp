@@ -66,7 +66,7 @@ class Log {
   void flush_locked();
   void settle_locked();
   bool server_hungry_locked();
-  void flush_by_rule_locked();
+  void flush_by_rule_locked(bool work);
   void reserve_credit(std::unique_lock<std::mutex>& lock, uint64_t bytes);
   void wait_until(const std::function<bool()>& done);
   bool fits(uint32_t opcode, size_t payload_bytes);

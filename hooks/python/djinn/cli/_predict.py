@@ -17,6 +17,7 @@ import statistics
 
 # Mirror: interpose/batch/log.cpp.
 FLUSH_COMMANDS, FLUSH_BYTES, FLUSH_AHEAD = 128, 32 << 10, 16
+MEANING = 0x80, 0x85  # semantic/wire/command.hpp
 
 Network = collections.namedtuple("Network", "rtt bandwidth", defaults=(0.0,))  # seconds, bytes per second (0: not limited)
 
@@ -156,7 +157,8 @@ class _Play:
         self.batch.append(posted.ticket)
         self.last_ticket = posted.ticket
         self.batch_bytes += posted.bytes
-        if len(self.batch) >= FLUSH_COMMANDS or self.batch_bytes >= FLUSH_BYTES or self.hungry():
+        work = not MEANING[0] <= posted.opcode <= MEANING[1]  # what is only said goes along with what comes next
+        if len(self.batch) >= FLUSH_COMMANDS or self.batch_bytes >= FLUSH_BYTES or (work and self.hungry()):
             self.send(self.now)
 
     def wait(self, waited):
