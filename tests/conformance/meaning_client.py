@@ -5,13 +5,14 @@ tensor is a weight because the model lists it, a cache because the model returne
 Each step is compared by itself: the server must have counted one more step of the very phase, and of the bytes that live at its end at most 1 %
 may be in another class than they belong to.
 """
+import dataclasses
 import json
+import os
 import pathlib
 import subprocess
 import sys
 import time
 import warnings
-import os
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 import torch
@@ -33,10 +34,18 @@ def told():
     return next(s for s in json.loads(done.stdout)["sessions"] if s["client_pid"] == os.getpid())["meaning"]
 
 
+@dataclasses.dataclass
+class Known:
+    """Memory that is known by address and size alone: {address: bytes}."""
+    sizes: dict
+
+
 def storages(value, found=None):
     """{address: bytes} of the device memory in nested values; dicts, lists, caches and outputs of transformers included."""
     found = {} if found is None else found
-    if isinstance(value, torch.Tensor):
+    if isinstance(value, Known):
+        found.update(value.sizes)
+    elif isinstance(value, torch.Tensor):
         if value.is_cuda and value.numel():
             found[value.untyped_storage().data_ptr()] = value.untyped_storage().nbytes()
     elif isinstance(value, dict):
@@ -111,7 +120,7 @@ def trained(model, batch, loss_of, steps=3):
         with torch.autograd.graph.saved_tensors_hooks(lambda t: (saved.append(storages(t)), t)[1], lambda t: t):
             output, loss = loss_of(model, batch)
         kept = {a: n for s in saved for a, n in s.items()}
-        watch.end("forward", optimizer=optimizer, ephemeral_activation=Sizes(kept, [output, loss]))
+        watch.end("forward", optimizer=optimizer, ephemeral_activation=[Known(kept), output, loss])
         watch.begin()
         loss.backward()
         optimizer.step()
@@ -119,27 +128,6 @@ def trained(model, batch, loss_of, steps=3):
         optimizer.zero_grad()
         del output, loss, saved, kept
     return watch
-
-
-class Sizes(list):
-    """Values, and memory that is known by address and size alone."""
-
-    def __new__(cls, known, values):
-        return super().__new__(cls)
-
-    def __init__(self, known, values):
-        super().__init__(values)
-        self.known = known
-
-
-_plain_storages = storages
-
-
-def storages(value, found=None):  # noqa: F811
-    found = {} if found is None else found
-    if isinstance(value, Sizes):
-        found.update(value.known)
-    return _plain_storages(value, found)
 
 
 def of_output(name="loss", **more):
