@@ -253,11 +253,22 @@ std::string apply(Options& o, const Source& source, const Source& stronger) {
   return {};
 }
 
+// The least that a control group which this process is in may hold: a container's, a systemd unit's ("max" does not parse).
+uint64_t group_limit() {
+  uint64_t least = UINT64_MAX, limit = 0;
+  std::ifstream groups("/proc/self/cgroup");
+  for (std::string line; std::getline(groups, line);) {
+    if (!line.starts_with("0::")) continue;
+    for (std::string path = line.substr(3);; path.resize(path.rfind('/'))) {
+      if (std::ifstream("/sys/fs/cgroup" + path + "/memory.max") >> limit && limit) least = std::min(least, limit);
+      if (path.find('/') == std::string::npos) break;
+    }
+  }
+  return least;
+}
+
 uint64_t machine_memory() {
-  uint64_t bytes = static_cast<uint64_t>(sysconf(_SC_PHYS_PAGES)) * static_cast<uint64_t>(sysconf(_SC_PAGE_SIZE));
-  uint64_t limit = 0;  // a container's, when there is one ("max" does not parse)
-  if (std::ifstream("/sys/fs/cgroup/memory.max") >> limit && limit) bytes = std::min(bytes, limit);
-  return bytes;
+  return std::min(group_limit(), static_cast<uint64_t>(sysconf(_SC_PHYS_PAGES)) * static_cast<uint64_t>(sysconf(_SC_PAGE_SIZE)));
 }
 
 unsigned usable_cores() {

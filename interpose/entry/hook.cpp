@@ -1,6 +1,6 @@
-// The table that the framework's hook works with (semantic/abi/hook.h), and the loading of the hook: inside the first CUDA call, when libtorch_cuda
-// is in the process, RTLD_LOCAL from our own folder, the build for its minor version. No such hook, or one that cannot be loaded, is said in one
-// sentence; the program then runs at call level, which the CPU device refuses by name.
+// The table that the framework's hook works with (semantic/abi/hook.h), and the loading of the hook: inside cudaGetDeviceCount, which PyTorch asks before
+// anything else, when libtorch_cuda is in the process, RTLD_LOCAL from our own folder, the build for its minor version. No such hook, or one that cannot be
+// loaded, is said in one sentence; the program then runs at call level, which the CPU device refuses by name.
 #include <dlfcn.h>
 #include <glob.h>
 #include <unistd.h>

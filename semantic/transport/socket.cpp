@@ -174,12 +174,6 @@ std::optional<Message> Socket::receive() {
   return receive_locked();
 }
 
-std::optional<Message> Socket::try_receive() {
-  std::unique_lock lock(mutex_, std::try_to_lock);
-  if (!lock) return std::nullopt;
-  return receive_locked();
-}
-
 void Socket::wait(std::chrono::nanoseconds time, int also) {
   {
     std::lock_guard lock(mutex_);

@@ -42,8 +42,6 @@ class Socket {
 
   // The next whole message, if one is here. Waits for the mutex, never for the network.
   std::optional<Message> receive();
-  // The same, but gives up at once when another thread holds the socket.
-  std::optional<Message> try_receive();
 
   // Sleeps until something may have arrived, someone called wake(), the time is over, or `also` (another descriptor, -1 = none) has input. One thread
   // at a time.

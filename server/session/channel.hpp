@@ -24,7 +24,7 @@ enum class ChannelKind : uint64_t {
   lease_wanted,     // worker → broker: so many bytes of a device in total; answered by
   lease_granted,    // broker → worker
   counters_wanted,  // broker → worker; answered by
-  counters,         // worker → broker, also unasked once a second while something changes
+  counters,         // worker → broker, also unasked, each kTick of worker.cpp, while something changes
   ended,            // worker → broker: the session is over, with its last counters
   shut,             // broker → worker: end, and tell the client why
   share,            // worker → broker: this part of the session's memory file may be imported; answered by `shared`

@@ -76,7 +76,6 @@ class Session {
     Device* device = nullptr;
     const djinn_executor* executor = nullptr;  // null: no op level
     std::string no_executor;                   // why
-    std::unordered_set<std::string> ops;       // the list that the client was sent
     Report::Send send;
     // A question to the broker and the kind of its answer; blocks; nothing when nobody answers.
     std::function<std::optional<ChannelMessage>(const ChannelMessage& question, ChannelKind answer)> ask_broker;
