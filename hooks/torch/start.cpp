@@ -1,6 +1,6 @@
 // libdjinn_torch-MINOR.so's entry point: refuse another torch, wrap every device kernel of every namespace. Libraries that are loaded later register
-// more: the dispatcher says so, and the next op wraps them. Registering takes some milliseconds, when the program first asks for devices, and silences
-// the dispatcher's warning about overriding kernels.
+// more: the dispatcher says so, and the next op wraps them. Registering takes some milliseconds, when the program first asks for devices, and
+// silences the dispatcher's warning about overriding kernels.
 #include <ATen/ATen.h>
 #include <c10/util/Exception.h>
 #include <torch/csrc/jit/codegen/fuser/interface.h>

@@ -8,6 +8,7 @@
 #include "interpose/batch/counters.hpp"
 #include "interpose/shadow/activity.hpp"
 #include "interpose/shadow/error.hpp"
+#include "interpose/shadow/error_line.hpp"
 #include "interpose/shadow/event.hpp"
 #include "interpose/shadow/module_path.hpp"
 #include "interpose/shadow/recorder.hpp"
@@ -48,10 +49,24 @@ std::vector<wire::Timing> take_timings(wire::Reader& r) {
   return all;
 }
 
-// "aten::embedding in transformer.wte"
-std::string in_module(std::string_view operation, Ticket t) {
-  std::string path = module_path(module_of(t));
-  return std::string(operation) + (path.empty() || operation.empty() ? "" : " in " + path);
+// "aten::embedding in transformer.wte (train.py:31)"
+std::string with_place(std::string_view operation, Ticket t) {
+  std::string all(operation), path = module_path(module_of(t)), line = error_line::text(error_line::of(t));
+  if (!all.empty() && !path.empty()) all += " in " + path;
+  if (!all.empty() && !line.empty()) all += " (" + line + ")";
+  return all;
+}
+
+// The line that posts it, where it is work of the program's, which may fail; asked without the log's lock, because a new line takes its time. In
+// autograd's own threads the hook knows: the line of the forward.
+uint32_t line_posting(uint32_t opcode) {
+  using O = wire::Opcode;
+  bool work = opcode & wire::kGeneratedOpcode;
+  for (O o : {O::op_run, O::op_query, O::launch, O::upload, O::download, O::copy, O::fill, O::reduce, O::graph_launch})
+    work |= opcode == static_cast<uint32_t>(o);
+  if (!work) return 0;
+  uint32_t line = error_line::here();
+  return line ? line : scope().line;
 }
 
 uint64_t bytes_of(std::span<const std::byte> frame, std::span<const djinn_part> bulk) {
@@ -89,7 +104,7 @@ void Log::annotate_locked(uint32_t opcode) {
   append_locked(static_cast<uint32_t>(wire::Opcode::meaning_op), 0, std::as_bytes(std::span(&m, 1)), {});
 }
 
-Ticket Log::append_locked(uint32_t opcode, uint16_t flags, std::span<const std::byte> payload, std::span<const djinn_part> bulk) {
+Ticket Log::append_locked(uint32_t opcode, uint16_t flags, std::span<const std::byte> payload, std::span<const djinn_part> bulk, uint32_t line) {
   size_t padded = wire::align8(payload.size());
   annotate_locked(opcode);
   // a batch that would grow beyond what a frame may hold leaves first
@@ -113,6 +128,7 @@ Ticket Log::append_locked(uint32_t opcode, uint16_t flags, std::span<const std::
   ++count_;
   count(counters().posted);
   note_module(next_, scope().module);
+  error_line::note(next_, line);
   if (work::names(opcode)) work::take_name(opcode, payload);
   if (uint32_t watched = work::watched()) {
     if (watched & work::kProfiler) activity::posted(opcode, next_, payload);
@@ -206,9 +222,10 @@ Ticket Log::post(uint32_t opcode, uint16_t flags, std::span<const std::byte> pay
   if (lost() || !fits(opcode, payload.size())) return release(bulk), 0;
   uint64_t bytes = payload.size();
   for (const djinn_part& p : bulk) bytes += p.size;
+  uint32_t line = line_posting(opcode);
   std::unique_lock lock = lock_soon(mutex_);
   reserve_credit(lock, bytes);
-  Ticket t = append_locked(opcode, flags, payload, bulk);
+  Ticket t = append_locked(opcode, flags, payload, bulk, line);
   flush_by_rule_locked(!says_meaning(opcode));
   return t;
 }
@@ -217,19 +234,21 @@ Ticket Log::post_many(size_t n, const uint32_t* opcodes, const djinn_span* paylo
   if (lost()) return 0;
   for (size_t i = 0; i < n; i++)
     if (!fits(opcodes[i], payloads[i].size)) return 0;
+  uint32_t line = n ? line_posting(opcodes[n - 1]) : 0;
   std::unique_lock lock = lock_soon(mutex_);
   reserve_credit(lock, 0);
   Ticket t = 0;
-  for (size_t i = 0; i < n; i++) t = append_locked(opcodes[i], 0, bytes_of(payloads[i]), {});
+  for (size_t i = 0; i < n; i++) t = append_locked(opcodes[i], 0, bytes_of(payloads[i]), {}, line);
   flush_by_rule_locked(true);
   return t;
 }
 
 Ticket Log::post_download(std::span<const std::byte> payload, Store store) {
   if (lost()) return 0;
+  uint32_t line = line_posting(static_cast<uint32_t>(wire::Opcode::download));
   std::unique_lock lock = lock_soon(mutex_);
   reserve_credit(lock, 0);
-  Ticket t = append_locked(static_cast<uint32_t>(wire::Opcode::push_download), 0, payload, {});
+  Ticket t = append_locked(static_cast<uint32_t>(wire::Opcode::push_download), 0, payload, {}, line);
   {
     std::lock_guard answers(answers_mutex_);
     stores_.emplace(t, std::move(store));
@@ -320,7 +339,7 @@ bool Log::take_reply(wire::Reader& r, const wire::Record& record, std::span<cons
   std::string place;
   std::string_view operation, text;
   if (head.status) {
-    operation = (place = in_module(r.get_string(wire::kNameBytesMax), head.ticket));
+    operation = (place = with_place(r.get_string(wire::kNameBytesMax), head.ticket));
     text = r.get_string(wire::kErrorTextMax);
   }
   if (!r.ok()) return false;
@@ -353,7 +372,7 @@ bool Log::take_reply(wire::Reader& r, const wire::Record& record, std::span<cons
 
 void Log::take_error(wire::Reader& r) {
   auto e = r.get<wire::Error>();
-  auto operation = in_module(r.get_string(wire::kNameBytesMax), e.ticket);
+  auto operation = with_place(r.get_string(wire::kNameBytesMax), e.ticket);
   auto text = r.get_string(wire::kErrorTextMax);
   if (!r.ok()) return;
   if (e.error_class == wire::ErrorClass::lost) lose_session(("djinn-gpu-server ended the session: " + error_words(operation, text)).c_str());

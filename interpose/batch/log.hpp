@@ -62,7 +62,7 @@ class Log {
     uint64_t bytes;
   };
   void annotate_locked(uint32_t opcode);
-  Ticket append_locked(uint32_t opcode, uint16_t flags, std::span<const std::byte> payload, std::span<const djinn_part> bulk);
+  Ticket append_locked(uint32_t opcode, uint16_t flags, std::span<const std::byte> payload, std::span<const djinn_part> bulk, uint32_t line = 0);
   void flush_locked();
   void settle_locked();
   bool server_hungry_locked();

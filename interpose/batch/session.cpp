@@ -18,6 +18,7 @@
 #include "interpose/batch/configuration.hpp"
 #include "interpose/batch/counters.hpp"
 #include "interpose/shadow/error.hpp"
+#include "interpose/shadow/error_line.hpp"
 #include "interpose/shadow/fault.hpp"
 #include "interpose/shadow/recorder.hpp"
 
@@ -201,7 +202,7 @@ void at_exit() {
     recorder::Entry entry("the end of the process");
     if (!s.log.lost()) s.log.wait_executed(s.log.last());  // what was posted is the program's work: errors in it are still said
   }
-  recorder::finish();
+  recorder::finish(s.log.lost());
   summarise(s);
   phase = Phase::ended;
   s.api->close(s.link, kCloseMs);
@@ -238,6 +239,7 @@ std::string try_open(Level& how) {
   atexit(at_exit);
   if (c.debug_fault) watch_faults();
   recorder::start();
+  error_line::start();
   return {};
 }
 

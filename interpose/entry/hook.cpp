@@ -1,6 +1,6 @@
-// The table that the framework's hook works with (semantic/abi/hook.h), and the loading of the hook: inside cudaGetDeviceCount, which PyTorch asks before
-// anything else, when libtorch_cuda is in the process, RTLD_LOCAL from our own folder, the build for its minor version. No such hook, or one that cannot be
-// loaded, is said in one sentence; the program then runs at call level, which the CPU device refuses by name.
+// The table that the framework's hook works with (semantic/abi/hook.h), and the loading of the hook: inside cudaGetDeviceCount, which PyTorch asks
+// before anything else, when libtorch_cuda is in the process, RTLD_LOCAL from our own folder, the build for its minor version. No such hook, or one
+// that cannot be loaded, is said in one sentence; the program then runs at call level, which the CPU device refuses by name.
 #include <dlfcn.h>
 #include <glob.h>
 #include <unistd.h>
@@ -15,6 +15,7 @@
 #include "interpose/encode/graph.hpp"
 #include "interpose/entry/hook_host.hpp"
 #include "interpose/shadow/error.hpp"
+#include "interpose/shadow/error_line.hpp"
 #include "interpose/shadow/module_path.hpp"
 #include "interpose/shadow/recorder.hpp"
 
@@ -109,6 +110,7 @@ const djinn_hook_host kHost = {
     module_number,
     module_path,
     [] { return static_cast<int>(configuration().meaning); },
+    error_line::here,
 };
 
 }  // namespace

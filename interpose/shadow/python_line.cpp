@@ -111,43 +111,42 @@ uint32_t number_of(const Api& py, Object* code, int line) {
   }
   Place fresh{text_of(py, code, "co_filename"), text_of(py, code, "co_name"), line};
   std::lock_guard lock(p.mutex);
-  if (p.all.size() >= kPlacesMax) return py.DecRef(code), 0;
+  if (p.of_code.size() >= kPlacesMax) return py.DecRef(code), 0;
   auto [i, isnew] = p.of_text.try_emplace({fresh.file + ":" + fresh.function, line}, static_cast<uint32_t>(p.all.size() + 1));
-  if (!isnew) return py.DecRef(code), i->second;
-  p.all.push_back(std::move(fresh));
+  if (isnew) p.all.push_back(std::move(fresh));
   p.of_code[{code, line}] = i->second;
   return i->second;
 }
 
 // With Python's lock: the frames of a thread that cannot run meanwhile.
-std::vector<uint32_t> frames_of(const Api& py, ThreadState* thread) {
-  std::vector<uint32_t> numbers;
+std::vector<Frame> frames_of(const Api& py, ThreadState* thread) {
+  std::vector<Frame> frames;
   Object* frame = py.FrameOfThread(thread);
-  while (frame && numbers.size() < kFramesMax) {
-    numbers.push_back(number_of(py, py.FrameCode(frame), py.FrameLine(frame)));
+  while (frame && frames.size() < kFramesMax) {
+    Object* code = py.FrameCode(frame);
+    frames.push_back({code, number_of(py, code, py.FrameLine(frame))});
     Object* outer = py.FrameBack(frame);
     py.DecRef(frame);
     frame = outer;
   }
   if (frame) py.DecRef(frame);
-  return numbers;
+  return frames;
 }
 
-bool in_autograd(const std::vector<uint32_t>& frames) {
-  return !frames.empty() && frames[0] && place(frames[0]).file.find("torch/autograd/") != std::string::npos;
-}
+// It called backward(), and waits for autograd's threads.
+bool in_backward(const std::vector<Frame>& frames) { return !frames.empty() && place(frames[0].place).function == "_engine_run_backward"; }
 
 // With Python's lock. `thread`: null if it has nothing to do with Python.
-std::vector<uint32_t> look(const Api& py, ThreadState* thread) {
+std::vector<Frame> look(const Api& py, ThreadState* thread) {
   int collected = py.DisableCollector();
-  std::vector<uint32_t> frames;
+  std::vector<Frame> frames;
   if (thread) frames = frames_of(py, thread);
+  size_t backwards = 0;
   for (ThreadState* t = frames.empty() ? py.ThreadHead(py.GetInterpreter()) : nullptr; t; t = py.ThreadNext(t)) {
     auto others = frames_of(py, t);
-    if (!in_autograd(others)) continue;
-    frames = std::move(others);
-    break;
+    if (in_backward(others) && ++backwards == 1) frames = std::move(others);
   }
+  if (backwards > 1) frames.clear();  // whose it is nobody knows
   if (collected) py.EnableCollector();
   return frames;
 }
@@ -160,7 +159,7 @@ struct Question {
   enum class State : uint8_t { asked, read, answered, withdrawn };
   ThreadState* thread;
   State state = State::asked;
-  std::vector<uint32_t> frames;
+  std::vector<Frame> frames;
 };
 
 namespace {
@@ -244,7 +243,7 @@ Where::Where() {
   a.questions.notify_one();
 }
 
-std::vector<uint32_t> Where::answer() {
+std::vector<Frame> Where::answer() {
   if (!question_) return {};
   auto q = std::move(question_);
   Asker& a = asker();

@@ -7,8 +7,8 @@
 // the thread that asked goes on waiting for the server, and when it is done there gives the answer some milliseconds more, then goes on without. What
 // the answer says is true, because it is read with Python's lock while the question stands: the thread that asked is still in its call, and could not
 // run a line of Python without that lock. Garbage collection is off meanwhile: it would run the program's own code, with any locks, in our thread. A
-// thread that has the lock as it comes here looks for itself. One without Python (autograd's) is answered with the frames of the thread that is
-// inside torch/autograd: it called backward(), and waits for it.
+// thread that has the lock as it comes here looks for itself. One without Python (autograd's) is answered with the frames of the one
+// thread that has called backward() and waits for it; of several nobody knows whose it is.
 #pragma once
 #include <cstdint>
 #include <memory>
@@ -24,6 +24,11 @@ struct Place {
 // Numbers begin with 1 and stay.
 Place place(uint32_t number);
 
+struct Frame {
+  const void* code;  // of the interpreter; kept alive if it has a place
+  uint32_t place;    // 0: there are too many
+};
+
 struct Question;
 // A question about the thread that makes it, from its construction to answer(). Whoever waits for a lock that is held meanwhile waits for the answer
 // too, 20 ms at the most.
@@ -34,7 +39,7 @@ class Where {
   Where(const Where&) = delete;
   Where& operator=(const Where&) = delete;
   // Once. Empty: no Python, or no answer in time.
-  std::vector<uint32_t> answer();
+  std::vector<Frame> answer();
 
  private:
   std::shared_ptr<Question> question_;

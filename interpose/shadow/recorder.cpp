@@ -65,6 +65,11 @@ Here& here() {
 
 // ---- under the mutex ----
 
+void close_file(State& s) {
+  if (s.file >= 0) close(s.file);
+  s.file = -1;
+}
+
 void write_out(State& s) {
   for (size_t done = 0; s.file >= 0 && done < s.buffer.size();) {
     ssize_t n = write(s.file, s.buffer.data() + done, s.buffer.size() - done);
@@ -72,8 +77,7 @@ void write_out(State& s) {
     else if (n == 0 || errno != EINTR) {
       say(Level::warning, "DJINN_RECORD: %s cannot be written (%s); the program goes on unrecorded", s.path.c_str(), strerror(n ? errno : ENOSPC));
       work::unwatch(work::kRecorder);
-      close(s.file);
-      s.file = -1;
+      close_file(s);
     }
   }
   s.buffer.clear();
@@ -124,8 +128,10 @@ uint32_t thread_number(State& s) {
   return id;
 }
 
-uint32_t stack_number(State& s, const std::vector<uint32_t>& frames) {
-  if (frames.empty()) return 0;
+uint32_t stack_number(State& s, const std::vector<python::Frame>& stack) {
+  if (stack.empty()) return 0;
+  std::vector<uint32_t> frames;
+  for (const python::Frame& f : stack) frames.push_back(f.place);
   if (auto i = s.stacks.find(frames); i != s.stacks.end()) return i->second;
   if (s.stacks.size() >= kStacksMax) return 0;
   for (uint32_t number : frames) {
@@ -177,9 +183,10 @@ std::string path_of(std::string pattern) {
 std::string open_file(State& s) {
   s.file = open(s.path.c_str(), O_WRONLY | O_CREAT | O_CLOEXEC, 0666);
   if (s.file < 0) return strerror(errno);
-  if (flock(s.file, LOCK_EX | LOCK_NB) != 0) return close(s.file), s.file = -1, "another process writes it: %p in the name is the process's number";
+  if (flock(s.file, LOCK_EX | LOCK_NB) != 0) return close_file(s), "another process writes it: %p in the name is the process's number";
   if (ftruncate(s.file, 0) == 0 || errno == EINVAL) return {};  // a pipe or a device has no length
-  return close(s.file), s.file = -1, strerror(errno);
+  std::string why = strerror(errno);
+  return close_file(s), why;
 }
 
 uint64_t unix_time() {
@@ -210,19 +217,22 @@ void start() {
   if (s.file >= 0) work::watch(work::kRecorder);
 }
 
-void finish() {
+void finish(bool lost) {
   if (!recording()) return;
   work::unwatch(work::kRecorder);
   State& s = state();
   const Counters& c = counters();
   std::lock_guard lock(s.mutex);
-  note(s, Kind::end, record::End{work::monotonic(), c.ops, c.aborted, c.server_first, c.round_trips, c.stalls, c.posted, c.frames, c.bytes});
+  if (!lost)
+    note(s, Kind::end, record::End{work::monotonic(), c.ops, c.aborted, c.server_first, c.round_trips, c.stalls, c.posted, c.frames, c.bytes});
   write_out(s);
+  close_file(s);
 }
 
-// The buffer is the parent's to write, and its mutex may be anybody's.
+// The buffer is the parent's to write, and its mutex may be anybody's; the file's lock would outlive the parent with the child.
 void abandon_in_child() {
   work::unwatch(work::kRecorder);
+  close_file(state());
   python::abandon_in_child();
 }
 
@@ -323,7 +333,7 @@ void Entry::begin(const char* name) {
 void Entry::end() { here().entry = nullptr; }
 
 void copied(record::Direction direction, uint64_t bytes, bool pinned, bool asynchronous, const char* name) {
-  std::vector<uint32_t> frames;
+  std::vector<python::Frame> frames;
   uint64_t begin = work::monotonic();
   if (direction != record::Direction::on_device && !pinned && bytes >= kLookBytesMin) frames = python::Where().answer();
   uint64_t looking = work::monotonic() - begin;
@@ -335,17 +345,17 @@ void copied(record::Direction direction, uint64_t bytes, bool pinned, bool async
 }
 
 void aborted() {
+  const djinn_scope& scoped = scope();
+  const Here& h = here();
+  if (!scoped.abort || !scoped.op || !h.last_op || strcmp(scoped.op, h.last_op)) return;  // the kernel was never asked
   uint64_t begin = work::monotonic();
   auto frames = python::Where().answer();
   uint64_t looking = work::monotonic() - begin;
-  const djinn_scope& scoped = scope();
-  const Here& h = here();
-  bool same = scoped.abort && scoped.op && h.last_op && !strcmp(scoped.op, h.last_op);  // else the kernel was never asked
   State& s = state();
   std::lock_guard lock(s.mutex);
   note(s, Kind::aborted,
-       record::Aborted{begin, thread_number(s), kept_text(s, h.last_op), same ? text(s, scoped.why ? scoped.why : "") : 0,
-                       module_text(s, scoped.module), stack_number(s, frames), 0, looking});
+       record::Aborted{begin, thread_number(s), kept_text(s, h.last_op), text(s, scoped.why ? scoped.why : ""), module_text(s, scoped.module),
+                       stack_number(s, frames), 0, looking});
 }
 
 }  // namespace djinn::recorder

@@ -14,7 +14,7 @@ inline bool recording() { return work::watches(work::kRecorder); }
 
 // When the session is open, before its first command; when it is over; in a forked child.
 void start();
-void finish();
+void finish(bool lost);  // without its end, if the server was lost
 void abandon_in_child();
 // Nothing stays in the buffer longer than that.
 void tick();

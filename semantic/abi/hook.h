@@ -8,7 +8,7 @@
 extern "C" {
 #endif
 
-#define DJINN_HOOK_VERSION 5
+#define DJINN_HOOK_VERSION 6
 
 /* One per thread. While depth > 0 every entry point of libdjinn.so drops device work (launch, fill, H2D and D2D copies, void library calls), and
  * fails what would hand a device value to the host, setting `abort` and `why`. The hook resets abort before it enters and reads it after. */
@@ -23,6 +23,7 @@ typedef struct djinn_scope {
   /* At call level: what the calls of this thread are part of, told to the server before the next one (wire::MeaningOp). annotation: number of the op
    * + 1, 0 = no op; run: which run of it, no two alike. */
   uint32_t annotation, run, context, step;
+  uint32_t line;  /* from host->line: of what this thread posts in a thread that has no Python of its own (autograd's); 0: not known */
   uint32_t label; /* number of what the program itself calls what it is doing (djinn_phase_begin), a text as a module's path is; 0: nothing */
 } djinn_scope;
 
@@ -80,6 +81,8 @@ typedef struct djinn_hook_host {
   const char* (*text)(uint32_t number);
   /* 1: what ops are part of is told to the server (DJINN_MEANING). */
   int (*meaning)(void);
+  /* The number of the line of the program's Python that this thread is at; 0: not known. It may ask the interpreter: no lock may be held. */
+  uint32_t (*line)(void);
 } djinn_hook_host;
 
 /* In libdjinn_torch.so. Returns 0, or fills `error` with one sentence. */

@@ -12,6 +12,7 @@ inline constexpr std::string_view kSwitches[] = {
     "shape_cache",   // hook: outputs of known calls are made without running PyTorch's kernel
     "idle_flush",    // client: a batch leaves as soon as the server has nothing to do
     "module_paths",  // hook: Python's modules and optimizers are followed: errors name the module whose op it was, steps have phases
+    "error_lines",   // client: errors that arrive later name the line of Python that posted what failed
     "placement",     // executor: results are computed where the client wants them, instead of copied there
     "pool",          // executor: temporary memory is kept for the next op
 };

@@ -2,6 +2,7 @@
 import pathlib
 import sys
 import tempfile
+import types
 import unittest
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
@@ -47,6 +48,7 @@ t.start()
 t.join()
 torch.cuda.synchronize()
 """
+OP_RUN, MODULE_LOAD = 0x53, 0x40  # semantic/wire/command.hpp
 ITEM, TRUTH, COPY, INDEX, THREAD, SYNCHRONIZE = 17, 18, 6, 24, 29, 35
 
 
@@ -97,7 +99,9 @@ print("DONE")
 """
         with tempfile.TemporaryDirectory() as folder, Server("--threads", 1) as server:
             self.assertIn("DONE", run(program, server, timeout=60, DJINN_RECORD=f"{folder}/record").out)
-            self.assertGreaterEqual(len([w for w in _record.read(f"{folder}/record").waited if w.name == "cudaStreamSynchronize"]), 3)
+            waited = [w for w in _record.read(f"{folder}/record").waited if w.name == "cudaStreamSynchronize"]
+            self.assertGreaterEqual(len(waited), 3)
+            self.assertLess(max(w.looking for w in waited), 100e6)
 
     def test_a_wait_in_backward_is_told_as_the_line_that_called_it(self):
         program = """
@@ -113,6 +117,47 @@ torch.cuda.synchronize()
         lines = [_record.own(w.stack) for w in record.waited if record.threads[w.thread].startswith("pt_autograd")]
         self.assertTrue(lines)
         self.assertEqual({(p.file, p.line) for p in lines}, {("<string>", 5)})
+
+
+class Model(unittest.TestCase):
+    """Of a recording that is made up, so that what must come out is known: units of 100 µs of thinking, one command of 200 µs of work, and a wait for it."""
+    THINK, WORK, WAY = 100_000, 200_000, 30_000  # nanoseconds; a way there, and one back
+
+    def program(self, units=50, module_load=False):
+        record = types.SimpleNamespace(posted=[], waited=[], copied=[], aborted=[], sent=[], acknowledged=[], worked={}, end=None)
+        record.session = _record.Session(0, 0, 0, 2 * self.WAY, 1, 1, 1 << 14, 1 << 28, 1, "program", "host", "")
+        now, free, marks = 0, 0, []
+
+        def post(ticket, opcode, size, work, wait=True):
+            nonlocal now, free
+            record.posted.append(_record.Posted(ticket, now, 1, opcode, "op", "", "", 0, size))
+            record.sent.append(_record.Sent(now, ticket, ticket, size))
+            begin = max(now + self.WAY, free)
+            free = begin + work
+            if opcode != MODULE_LOAD:
+                record.worked[ticket] = _record.Worked(begin, free)
+            record.acknowledged.append(_record.Acknowledged(free + self.WAY, ticket, 100))
+            if wait:
+                record.waited.append(_record.Waited(now, free + self.WAY, ticket, 1, "executed", "cudaStreamSynchronize", "", 0, (), 0))
+                now = free + self.WAY
+
+        if module_load:  # 40 MB that the server reads for 50 ms, which it does not tell, between two works
+            post(1, OP_RUN, 200, self.WORK, wait=False)
+            post(2, MODULE_LOAD, 40 << 20, 50_000_000, wait=False)
+        post(3, OP_RUN, 200, self.WORK)
+        for ticket in range(4, 4 + units):
+            marks.append(now)
+            now += self.THINK
+            post(ticket, OP_RUN, 200, self.WORK)
+        return _predict.Program(record), marks + [now]
+
+    def test_a_unit_takes_its_thinking_its_work_and_the_round_trip(self):
+        for load in (False, True):
+            program, marks = self.program(module_load=load)
+            for rtt in (0.0, 1e-4, 1e-3, 3e-2):
+                played = program.play(_predict.Network(rtt), marks).marks
+                unit = (played[-1] - played[0]) / (len(marks) - 1)
+                self.assertAlmostEqual(unit, (self.THINK + self.WORK + 2 * self.WAY) / 1e9 + rtt, delta=2e-6, msg=f"module load {load}, rtt {rtt}")
 
 
 class Prediction(Case):

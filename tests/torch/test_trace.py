@@ -1,7 +1,9 @@
 """`djinn trace`: a real program's timeline is well formed, and true: every op of the client's counter is there, work lies between its post and its acknowledgement, and a
 wait carries the Python line that asked."""
 import json
+import os
 import pathlib
+import signal
 import subprocess
 import sys
 import tempfile
@@ -149,6 +151,26 @@ class Unrecorded(Case):
         self.assertEqual(done.returncode, 1)
         self.assertIn("used no device", done.stderr)
         self.assertIn("hello", done.stdout)
+
+    def test_what_cannot_be_written_is_said_before_the_program_runs(self):
+        for arguments in (("trace", "-o", "/no/such/t.json"), ("doctor", "--json", "/no/such/d.json"), ("trace", "--record", "/no/such/record")):
+            done = djinn(*arguments, "--", sys.executable, "-c", "print('ran')")
+            self.assertEqual((done.returncode, done.stdout), (1, ""), done)
+            self.assertIn("there is no folder /no/such", done.stderr)
+
+    def test_an_interrupt_is_the_programs_own_affair(self):
+        program = "import signal, time\ntry:\n    print('ready', flush=True)\n    time.sleep(60)\nexcept KeyboardInterrupt:\n    time.sleep(1)\n    print('saved', flush=True)"
+        env = clean_environment(DJINN_BUILD=BUILD, DJINN_PYTHON=sys.executable)
+        with subprocess.Popen([ROOT / "scripts" / "djinn", "trace", "--", sys.executable, "-c", program], stdout=subprocess.PIPE, text=True, env=env, start_new_session=True) as process:
+            self.assertEqual(process.stdout.readline(), "ready\n")
+            os.killpg(process.pid, signal.SIGINT)
+            self.assertEqual(process.communicate(timeout=30)[0], "saved\n")
+
+    def test_each_process_of_a_program_keeps_its_recording(self):
+        with tempfile.TemporaryDirectory() as folder, Server("--threads", 1) as server:
+            script = f"for i in 1 2; do {sys.executable} -c 'import torch; torch.ones(3).cuda().sum().item()'; done"
+            done = djinn("doctor", "--record", f"{folder}/run[1]", "--", "sh", "-c", script, DJINN_SERVER=server.endpoint)
+            self.assertEqual((done.returncode, done.stdout.count("Verdict: "), len(list(pathlib.Path(folder).iterdir()))), (0, 2, 2), done)
 
     def test_two_processes_of_one_name_do_not_mix(self):
         with tempfile.TemporaryDirectory() as folder, Server("--threads", 1) as server:

@@ -16,8 +16,11 @@ import re
 import statistics
 
 # Mirror: interpose/batch/log.cpp.
-FLUSH_COMMANDS, FLUSH_BYTES, FLUSH_AHEAD = 128, 32 << 10, 16
-MEANING = 0x80, 0x85  # semantic/wire/command.hpp
+FLUSH_COMMANDS, FLUSH_BYTES, FLUSH_BULK_BYTES, FLUSH_AHEAD = 128, 32 << 10, 1 << 20, 16
+INLINE_BYTES_MAX = 4096  # semantic/wire/limits.hpp: what is longer than that in its command is bulk
+# semantic/wire/command.hpp: what is only said; and module_load, module_unload, kernel_get, whose times the server does not tell.
+MEANING = 0x80, 0x85
+UNTIMED = 0x40, 0x41, 0x42
 
 Network = collections.namedtuple("Network", "rtt bandwidth", defaults=(0.0,))  # seconds, bytes per second (0: not limited)
 
@@ -67,17 +70,22 @@ class Program:
         acknowledged = {}
         for a in r.acknowledged:
             acknowledged.setdefault(a.ticket, a.time)
-        previous_end, kept_apart = 0, max(self.record.session.round_trip, self.recorded.rtt * 1e9)
+        untimed = {p.ticket for p in r.posted if p.opcode in UNTIMED}
+        previous_end, quiet_before, kept_apart = 0, False, max(r.session.round_trip, self.recorded.rtt * 1e9)
         for f in r.sent:
-            works = [r.worked[t] for t in range(f.first, f.last + 1) if t in r.worked]
-            if works and f.time > previous_end:
-                there.append(works[0].begin - f.time)
-            elif works and previous_end - f.time > kept_apart:
-                next_frame.append(works[0].begin - previous_end)
-            if works:
-                previous_end = works[-1].end
-            if works and f.last in r.worked and f.last in acknowledged:
-                back.append(acknowledged[f.last] - works[-1].end)
+            tickets = range(f.first, f.last + 1)
+            works = [r.worked[t] for t in tickets if t in r.worked]
+            # modules take their time unmeasured, and bulk is long under way: neither says what a message costs, of this frame or of the next
+            quiet = f.bytes <= 2 * FLUSH_BYTES and untimed.isdisjoint(tickets)
+            if works and quiet and quiet_before:
+                on_the_wire = f.bytes / self.recorded.bandwidth * 1e9 if self.recorded.bandwidth else 0.0
+                if f.time > previous_end:
+                    there.append(works[0].begin - f.time - on_the_wire)
+                elif previous_end - f.time > kept_apart:
+                    next_frame.append(works[0].begin - previous_end)
+                if f.last in r.worked and f.last in acknowledged:
+                    back.append(acknowledged[f.last] - works[-1].end)
+            previous_end, quiet_before = works[-1].end if works else previous_end, quiet
         self.next_frame = _usual(next_frame, 0.0) / 1e9
         half = self.recorded.rtt / 2 * 1e9
         base = max(0.0, self.record.session.round_trip - 2 * half) / 2
@@ -116,7 +124,7 @@ class _Play:
         self.p, self.network = program, network
         self.out, self.home = _Wire(network, program.there), _Wire(network, program.back)
         self.now, self.executor = 0.0, 0.0
-        self.batch, self.batch_bytes = [], 0
+        self.batch, self.batch_bytes, self.batch_bulk = [], 0, 0
         self.under_way, self.arrived = collections.deque(), {}  # (last ticket, acknowledged at, bytes); ticket → when its acknowledgement is here
         self.under_way_bytes, self.last_ticket, self.acknowledged = 0, 0, 0
         self.frame_of, self.result = {}, Played()
@@ -131,7 +139,7 @@ class _Play:
         for t in self.batch:
             self.arrived[t] = home
         self.under_way_bytes += self.batch_bytes
-        self.batch, self.batch_bytes = [], 0
+        self.batch, self.batch_bytes, self.batch_bulk = [], 0, 0
 
     def hungry(self):
         return self.p.record.session.idle_flush and (not self.under_way or (len(self.under_way) == 1 and len(self.batch) >= FLUSH_AHEAD))
@@ -157,8 +165,10 @@ class _Play:
         self.batch.append(posted.ticket)
         self.last_ticket = posted.ticket
         self.batch_bytes += posted.bytes
+        self.batch_bulk += posted.bytes if posted.bytes > 2 * INLINE_BYTES_MAX else 0
         work = not MEANING[0] <= posted.opcode <= MEANING[1]  # what is only said goes along with what comes next
-        if len(self.batch) >= FLUSH_COMMANDS or self.batch_bytes >= FLUSH_BYTES or (work and self.hungry()):
+        large = self.batch_bytes - self.batch_bulk >= FLUSH_BYTES or self.batch_bulk >= FLUSH_BULK_BYTES
+        if len(self.batch) >= FLUSH_COMMANDS or large or (work and self.hungry()):
             self.send(self.now)
 
     def wait(self, waited):

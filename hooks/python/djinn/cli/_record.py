@@ -124,10 +124,12 @@ def read(path):
         return Record(pathlib.Path(path).read_bytes(), str(path))
     except OSError as e:
         raise Problem(f"{path} cannot be read: {e.strerror}") from None
+    except (struct.error, LookupError, TypeError, AttributeError):  # an event of another length, a number that nothing has, an event before the session
+        raise Problem(f"{path} is damaged") from None
 
 
 # Files that are nobody's own line: PyTorch's inside, and what Python itself lays around a call.
-_INNER = ("/torch/", "<frozen", "<djinn>", "/contextlib.py")
+_INNER = ("-packages/torch/", "<frozen", "<djinn>", "/contextlib.py")
 
 
 def own(stack):

@@ -6,7 +6,7 @@ import linecache
 import pathlib
 import sys
 
-from . import Problem, _predict, _record, _recording
+from . import Problem, _predict, _record, _recording, _show
 
 HELP = "run a program and say which of its lines wait for the device, and what they cost over a network"
 
@@ -23,7 +23,11 @@ def arguments(parser):
 
 
 def main(options):
+    if options.json:
+        _recording.writable(options.json)
     records, status = _recording.records(options)
+    if status:
+        print(f"djinn doctor: the program ended with status {status}; this is what it did until then", file=sys.stderr)
     findings = [examine(r, options.bandwidth * 125e3) for r in records]
     for f in findings:
         print(tell(f))
@@ -112,13 +116,6 @@ def duration(seconds):
             return f"{seconds * scale:.{0 if seconds * scale >= 100 else 1 if seconds * scale >= 10 else 2}f} {unit}"
 
 
-def size_text(n):
-    for unit in ("B", "kB", "MB", "GB"):
-        if n < 1000 or unit == "GB":
-            return f"{n:.3g} {unit}"
-        n /= 1000
-
-
 def where(row):
     if not row["line"]:
         return "(line not known)"
@@ -141,12 +138,12 @@ def _section(title, rows, text):
 
 def tell(f):
     costs = lambda r: "".join(f"{duration(r['cost'][f'{rtt:g}']):>10s}" for rtt in RTT_MILLISECONDS)
-    out = [f"djinn doctor: {f['program']} (pid {f['pid']})" + ("" if f["complete"] else " – the recording has no end: the program was killed or crashed")]
+    out = [f"djinn doctor: {_show.program(f['program'], 100)} (pid {f['pid']})" + ("" if f["complete"] else " – the recording has no end: the program was killed or crashed, or lost its server")]
     out += _section("Lines that wait for the device" + " " * 8 + "times    waited" + "".join(f"{f'@{rtt:g} ms':>10s}" for rtt in RTT_MILLISECONDS), f["waits"],
                     lambda r: f"{'':32s}{r['count']:7d}{duration(r['waited']):>10s}{costs(r)}\n    {where(r)}")
     large = [c for c in f["copies"] if c["largest"] >= SMALL_BYTES]
     out += _section("Copies between pageable memory and the device (pin_memory() and non_blocking=True let the program go on; or keep them there)", large,
-                    lambda c: f"{c['count']:7d} × {c['direction']}, {size_text(c['bytes'])}: {where(c)}")
+                    lambda c: f"{c['count']:7d} × {c['direction']}, {_show.size(c['bytes'])}: {where(c)}")
     in_module = lambda r: f" in {r['module']}" if r["module"] else ""
     out += _section("Ops that the server runs first, a round trip each (the shape of the result depends on values)", f["server_first"],
                     lambda r: f"{r['count']:7d} × {r['name']}{in_module(r)}: {where(r)}")

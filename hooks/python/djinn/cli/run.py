@@ -23,4 +23,7 @@ def main(options):
     env = program_environment(**chosen)
     if not shutil.which(command[0], path=env.get("PATH")):
         raise Problem(f"{command[0]} is not a program on the PATH")
-    os.execvpe(command[0], command, env)
+    try:
+        os.execvpe(command[0], command, env)
+    except OSError as e:
+        raise Problem(f"{command[0]} cannot be started: {e.strerror}") from None

@@ -63,7 +63,7 @@ def lines(stats, before, width=None):
 def screen():
     """The alternate screen without a cursor, and keys as they are pressed where stdin is a terminal; everything is put back however it ends."""
     saved = None
-    with contextlib.suppress(ImportError, OSError, ValueError):
+    if sys.stdin.isatty():
         import termios
         import tty
         saved = termios.tcgetattr(sys.stdin)

@@ -19,12 +19,11 @@ def arguments(parser):
 
 
 def main(options):
+    _recording.writable(options.output)
     records, status = _recording.records(options)
-    events = []
+    events, first = [], min(r.session.unix for r in records)
     for number, record in enumerate(records):
-        events += timeline(record, 10 * number)
-    if not events:
-        raise Problem("the program gave the device nothing to do")
+        events += timeline(record, 10 * number, record.session.unix - first)
     try:
         pathlib.Path(options.output).write_text(json.dumps(dict(displayTimeUnit="ms", traceEvents=events)))
     except OSError as e:
@@ -39,9 +38,9 @@ def place_text(place):
     return f"{place.file}:{place.line} {place.function}" if place else ""
 
 
-def timeline(record, track):
-    """The trace events of one process, with times from the opening of its session on, ordered by time."""
-    base = record.session.time
+def timeline(record, track, later=0):
+    """The trace events of one process, ordered by time. Its session was opened so many nanoseconds after the first one."""
+    base = record.session.time - later
     us = lambda ns: (ns - base) / 1e3
     acknowledged = _acknowledgements(record)
     events = []
