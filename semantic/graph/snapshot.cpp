@@ -47,19 +47,23 @@ control::Graph SemanticGraph::snapshot(uint64_t session) const {
   g.nodes_left_out = nodes_left_out_;
   g.edges_left_out = edges_left_out_;
   size_t bytes = 0;
-  std::vector<uint32_t> place_in(nodes_.size(), kNone);
+  std::vector<uint32_t> place_in(nodes_.size(), kNone), kept;
   for (uint32_t i : heaviest_first(nodes_, [](const Node& n) { return n.nanoseconds; })) {
-    const Node& n = nodes_[i];
-    const Place& p = places_[place_of(n.key)];
-    std::string_view op = op_of(names_, n.key);
-    size_t more = padded(op) + padded(p.module) + padded(p.label) + 6 * 8 + n.read.size() * 8;
+    const Place& p = places_[place_of(nodes_[i].key)];
+    size_t more = padded(op_of(names_, nodes_[i].key)) + padded(p.module) + padded(p.label) + 6 * 8 + nodes_[i].read.size() * 8;
     if (bytes + more > kSnapshotBytesMax * 2 / 3) {  // edges take a quarter of what nodes do
-      g.nodes_left_out += n.count;
+      g.nodes_left_out += nodes_[i].count;
       continue;
     }
     bytes += more;
+    kept.push_back(i);
+  }
+  std::sort(kept.begin(), kept.end());  // the order in which they first ran
+  for (uint32_t i : kept) {
+    const Node& n = nodes_[i];
+    const Place& p = places_[place_of(n.key)];
     place_in[i] = static_cast<uint32_t>(g.nodes.size());
-    g.nodes.push_back({std::string(op),
+    g.nodes.push_back({std::string(op_of(names_, n.key)),
                        p.module,
                        p.label,
                        static_cast<uint32_t>(n.key & 7),

@@ -137,7 +137,7 @@ struct GraphWanted {
     a(session);
   }
 };
-struct GraphNode {
+struct GraphNode {  // in the order in which they first ran
   std::string op, module, label;
   uint32_t phase = 0;  // graph::ExecutionPhase
   uint64_t count = 0, nanoseconds = 0, flops = 0;

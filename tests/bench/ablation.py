@@ -38,16 +38,21 @@ def client(mode, model, work, steps, rtt=0.0, record=None):
     return json.loads(done.out.strip().splitlines()[-1])
 
 
-def durations(record):
-    """Seconds that an op takes at op level: by name, module and phase; by name where no module is known."""
+# What call level has an op of its own for, and op level sends as something else that does the same.
+SAME = {"aten::zero_": "fill", "aten::fill_": "fill", "aten::fill_.Scalar": "fill", "aten::index_select": "aten::embedding"}
+
+
+def durations(record, begin):
+    """Seconds that an op takes at op level once the program is warm (from `begin` on, of the recording's clock): by name, module and phase; by name where no
+    module is known."""
     exact, by_name = collections.defaultdict(list), collections.defaultdict(list)
     for p in record.posted:
-        if p.ticket in record.worked and p.name:
+        if p.time >= begin and p.ticket in record.worked and p.name:
             w = record.worked[p.ticket]
             exact[p.name, p.module, p.phase].append((w.end - w.begin) / 1e9)
             by_name[p.name].append((w.end - w.begin) / 1e9)
-    mean = lambda table: {k: statistics.fmean(v) for k, v in table.items()}
-    return mean(exact), mean(by_name)
+    usual = lambda table: {k: statistics.fmean(v) for k, v in table.items()}
+    return usual(exact), usual(by_name)
 
 
 class CallLevel(_predict.Program):
@@ -63,8 +68,9 @@ class CallLevel(_predict.Program):
                 pending = record.meant[p.ticket]
             elif pending and p.name:
                 name, module, phase = pending
-                if (seconds := exact.get((name, module, phase), by_name.get(name))) is None:
-                    self.unknown[name] += 1
+                seconds = exact.get((name, module, phase), by_name.get(name, by_name.get(SAME.get(name))))
+                if seconds is None:
+                    self.unknown[name or f"no op: {p.name}"] += 1
                 self.service[p.ticket], pending = seconds or 0.0, None
         if blind:
             self.leave_out(lambda p: 0x80 <= p.opcode <= 0x85)
@@ -80,9 +86,9 @@ class CallLevel(_predict.Program):
 def modelled(folder, model, work, steps):
     """{mode: {rtt: seconds per step}}, and the ops that op level did not have."""
     op_file, call_file = pathlib.Path(folder) / "op", pathlib.Path(folder) / "call"
-    client("op", model, work, steps, record=op_file)
+    warm = client("op", model, work, steps, record=op_file)["marks"][0]
     marks = client("annotated", model, work, steps, record=call_file)["marks"]
-    times, record = durations(_record.read(op_file)), _record.read(call_file)
+    times, record = durations(_record.read(op_file), warm), _record.read(call_file)
     answer, unknown = {}, {}
     for mode in ("blind", "annotated"):
         program = CallLevel(record, times, mode == "blind")

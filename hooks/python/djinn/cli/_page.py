@@ -4,7 +4,8 @@ import html
 
 from . import _graph, _show
 
-BOXES_MAX = 48  # of the drawing
+BOXES_MAX = 48    # of the drawing
+FLOW_MIN = 0.01   # of the largest flow: thinner ones are not drawn
 OPS_MAX = 60
 COLORS = {"forward": "#4c78a8", "backward": "#e45756", "optimizer": "#f2a541", "llm_prefill": "#72b7b2", "llm_decode": "#54a24b", "vision_encoding": "#b279a2",
           "audio_encoding": "#9d755d", "other": "#bab0ac"}
@@ -16,7 +17,7 @@ h1 { font-size: 1.3em } h2 { font-size: 1.1em; margin-top: 2em }
 .bar { display: flex; height: .9em; background: #f4f4f4; border-radius: 2px; overflow: hidden } .bar i { display: block; height: 100% }
 details > div, details > details { margin-left: 1.2em } summary { cursor: pointer } summary .row { display: inline-grid; width: calc(100% - 1.2em) }
 .head { font-weight: 600; border-bottom: 2px solid #999 } .key i { display: inline-block; width: .8em; height: .8em; margin: 0 .3em 0 1em }
-svg { max-width: 100%; height: auto; border: 1px solid #eee } svg text { font: 11px system-ui, sans-serif } .draw { overflow-x: auto }
+svg { border: 1px solid #eee } svg text { font: 11px system-ui, sans-serif } .draw { overflow-x: auto }
 """
 
 
@@ -54,65 +55,59 @@ class Tree:
         line = row(name, self.sum, most)
         if not self.children:
             return f"<div>{line}</div>"
-        children = sorted(self.children.items(), key=lambda item: -item[1].sum.nanoseconds)
+        layers = all(name.isdecimal() for name in self.children)
+        children = sorted(self.children.items(), key=lambda item: int(item[0]) if layers else -item[1].sum.nanoseconds)
         opened = " open" if self.sum.nanoseconds >= most / 10 and depth < 3 else ""
         return f"<details{opened}><summary>{line}</summary>{''.join(t.html(n, most, depth + 1) for n, t in children)}</details>"
 
 
-def ranks(names, edges):
-    """How far right each box stands: behind all that it reads from, heaviest edges first; an edge that would close a circle goes back instead."""
-    after = {name: set() for name in names}
-
-    def reaches(a, b, seen):
-        return a == b or any(n not in seen and not seen.add(n) and reaches(n, b, seen) for n in after[a])
-
-    for (a, b), _ in edges:
-        if not reaches(b, a, {b}):
-            after[a].add(b)
-    rank = dict.fromkeys(names, 0)
-    for _ in names:  # longest paths; no path is longer than the boxes are many
-        for a in names:
-            for b in after[a]:
-                rank[b] = max(rank[b], rank[a] + 1)
-    return rank
+WIDTH, HEIGHT, GAP_X, GAP_Y = 200, 38, 130, 26
 
 
-def drawing(graph):
-    depth = _graph.depth_for(graph, BOXES_MAX)
+def path(a, b):
+    """From one box to another: to the side between columns, past the boxes in between inside of one."""
+    (x1, y1), (x2, y2) = a, b
+    if x1 == x2 and y1 + HEIGHT + GAP_Y == y2:
+        return f"M{x1 + WIDTH / 2},{y1 + HEIGHT} L{x2 + WIDTH / 2},{y2}"
+    y1, y2 = y1 + HEIGHT / 2, y2 + HEIGHT / 2
+    if x1 == x2:  # down on the right side, up on the left
+        x = x1 + WIDTH if y1 < y2 else x1
+        out = x + (1 if y1 < y2 else -1) * min(GAP_X * 0.8, 12 + abs(y2 - y1) / 6)
+        return f"M{x},{y1} C{out},{y1} {out},{y2} {x},{y2}"
+    x1, x2 = (x1 + WIDTH, x2) if x1 < x2 else (x1, x2 + WIDTH)
+    return f"M{x1},{y1} C{(x1 + x2) / 2},{y1} {(x1 + x2) / 2},{y2} {x2},{y2}"
+
+
+def drawing(graph, layers):
+    """A column for each phase and a row for each module, in the order in which they first ran: what a backward reads stands beside the forward that made it."""
+    depth = _graph.depth_for(graph, BOXES_MAX // 2, layers)
 
     def key(node):
-        return _graph.module_of(node, True, depth), node["phase"]
+        return _graph.module_of(node, layers, depth), node["phase"]
 
     boxes = dict(_graph.sums(graph, key)[:BOXES_MAX])
+    ran = [box for box in dict.fromkeys(map(key, graph["nodes"])) if box in boxes]
+    rows, columns = list(dict.fromkeys(box[0] for box in ran)), sorted({box[1] for box in ran}, key=_graph.PHASES.index)
+    place = {box: (GAP_X + columns.index(box[1]) * (WIDTH + GAP_X), 20 + rows.index(box[0]) * (HEIGHT + GAP_Y)) for box in ran}
     flows = {ends: sum(by.values()) for ends, by in _graph.between(graph, key).items() if ends[0] in boxes and ends[1] in boxes and ends[0] != ends[1]}
-    edges = sorted(flows.items(), key=lambda item: -item[1])
-    rank = ranks(list(boxes), edges)
-    width, height, gap_x, gap_y = 190, 38, 70, 14
-    columns = {}
-    for name in boxes:
-        columns.setdefault(rank[name], []).append(name)
-    place = {name: (20 + x * (width + gap_x), 20 + y * (height + gap_y)) for x, names in columns.items() for y, name in enumerate(names)}
-    total = sum(s.nanoseconds for s in boxes.values()) or 1
-    most = max(flows.values(), default=1)
-    out = []
-    for (a, b), n in reversed(edges):
-        (x1, y1), (x2, y2) = place[a], place[b]
-        x1, y1, y2 = x1 + width, y1 + height / 2, y2 + height / 2
-        bend = max(40, abs(x2 - x1) / 2)
-        out.append(f'<path d="M{x1},{y1} C{x1 + bend},{y1} {x2 - bend},{y2} {x2},{y2}" fill="none" stroke="#888" stroke-opacity=".5" '
-                   f'stroke-width="{0.6 + 5 * n / most:.2f}"><title>{safe(a[0])} → {safe(b[0])}: {_show.size(n)}</title></path>')
+    total, most = sum(s.nanoseconds for s in boxes.values()) or 1, max(flows.values(), default=1)
+    out = ['<defs><marker id="to" markerUnits="userSpaceOnUse" markerWidth="9" markerHeight="8" refX="9" refY="4" orient="auto">'
+           '<path d="M0,0 L9,4 L0,8 z" fill="#888"/></marker></defs>']
+    for (a, b), n in sorted(flows.items(), key=lambda item: item[1]):
+        if n >= FLOW_MIN * most:
+            out.append(f'<path d="{path(place[a], place[b])}" fill="none" stroke="#888" stroke-opacity=".6" marker-end="url(#to)" '
+                       f'stroke-width="{0.8 + 5 * n / most:.2f}"><title>{safe(a[0])} [{a[1]}] → {safe(b[0])} [{b[1]}]: {_show.size(n)}</title></path>')
     for name, s in boxes.items():
         x, y = place[name]
         label = name[0] if len(name[0]) <= 28 else "…" + name[0][-27:]
-        out.append(f'<g><title>{safe(name[0])} [{name[1]}]: {s.count} ops, {_show.span(s.nanoseconds)}</title><rect x="{x}" y="{y}" width="{width}" height="{height}" '
-                   f'rx="4" fill="{COLORS[name[1]]}" fill-opacity="{0.2 + 0.7 * s.nanoseconds / total:.2f}" stroke="{COLORS[name[1]]}"/>'
+        out.append(f'<g><title>{safe(name[0])} [{name[1]}]: {s.count} ops, {_show.span(s.nanoseconds)}</title><rect x="{x}" y="{y}" width="{WIDTH}" height="{HEIGHT}" rx="4" fill="#fff"/>'
+                   f'<rect x="{x}" y="{y}" width="{WIDTH}" height="{HEIGHT}" rx="4" fill="{COLORS[name[1]]}" fill-opacity="{0.2 + 0.7 * s.nanoseconds / total:.2f}" stroke="{COLORS[name[1]]}"/>'
                    f'<text x="{x + 8}" y="{y + 16}">{safe(label)}</text><text x="{x + 8}" y="{y + 31}" fill="#555">{name[1]}, {_show.span(s.nanoseconds)}</text></g>')
-    w = max((x for x, _ in place.values()), default=0) + width + 20
-    h = max((y for _, y in place.values()), default=0) + height + 20
+    w, h = GAP_X + len(columns) * (WIDTH + GAP_X), 20 + len(rows) * (HEIGHT + GAP_Y)
     return f'<div class="draw"><svg width="{w}" height="{h}" viewBox="0 0 {w} {h}">{"".join(out)}</svg></div>'
 
 
-def page(graph):
+def page(graph, layers=False):
     tree = Tree()
     for node in graph["nodes"]:
         tree.add(node["module"].split(".") if node["module"] else [_graph.NOWHERE], node)
@@ -124,6 +119,6 @@ def page(graph):
     return "\n".join([
         '<!doctype html><html lang="en"><head><meta charset="utf-8">', f"<title>djinn graph: {safe(name)}</title><style>{STYLE}</style></head><body>",
         f"<h1>{safe(name)}: {tree.sum.count} ops, {_show.span(most)}, {_show.scaled(tree.sum.flops)}FLOP</h1>", f'<p class="key">Time by phase:{keys}</p>',
-        "<h2>Modules</h2>", HEAD.format("module"), tree.html("all", most), "<h2>What modules give each other</h2>", drawing(graph),
+        "<h2>Modules</h2>", HEAD.format("module"), tree.html("all", most), "<h2>What modules give each other</h2>", f"<p>Flows of at least {FLOW_MIN:.0%} of the largest; layers of one kind together, unless --layers.</p>", drawing(graph, layers),
         "<h2>Phases</h2>", HEAD.format("phase"), *(row(p, s, most) for p, s in phases), "<h2>Ops</h2>", HEAD.format("op"),
         *(row(o, s, most) for o, s in ops), "</body></html>", ""])

@@ -60,11 +60,11 @@ def quoted(text):
     return '"' + _show.printable(text).replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
-def dot(graph):
-    depth = _graph.depth_for(graph, DOT_MODULES_MAX)
+def dot(graph, layers=False):
+    depth = _graph.depth_for(graph, DOT_MODULES_MAX, layers)
 
     def key(node):
-        return _graph.module_of(node, True, depth), node["phase"]
+        return _graph.module_of(node, layers, depth), node["phase"]
 
     total = sum(n["nanoseconds"] for n in graph["nodes"]) or 1
     boxes = _graph.sums(graph, key)[:DOT_MODULES_MAX]
@@ -93,9 +93,10 @@ def main(options):
     graph = ask(options, "--session", options.session, "--graph")
     if not graph["nodes"]:
         raise Problem(f"session {graph['session']} has run no ops yet (a step counts when it is over; CUDA calls outside of PyTorch are no ops)")
-    for path, make in ((options.json, lambda g: json.dumps(g, indent=1)), (options.dot, dot), (options.html, _page.page)):
+    for path, make in ((options.json, lambda: json.dumps(graph, indent=1)), (options.dot, lambda: dot(graph, options.layers)),
+                       (options.html, lambda: _page.page(graph, options.layers))):
         if path:
-            write(path, make(graph))
+            write(path, make())
     if not (options.json or options.dot or options.html):
         print(text(graph, options))
     return 0
