@@ -88,7 +88,7 @@ class Meaning(Case):
 
     def test_memory_that_was_a_weights_and_is_an_inputs_now(self):
         source = """
-for make in (lambda: torch.ones(512, 512).cuda(), lambda: torch.ones(512, 512, device='cuda')):
+for make in (lambda: torch.ones(512, 512).cuda(), lambda: torch.empty(512, 512, device='cuda').fill_(1)):
     layer = nn.Linear(512, 512).cuda()
     layer(torch.ones(1, 512, device='cuda'))
     was = layer.weight.data_ptr()
