@@ -129,10 +129,21 @@ class Metrics(Held):
             time.sleep(0.1)
         return found
 
+    def until_greater(self, pattern, number, seconds=10):
+        import time
+        deadline = time.monotonic() + seconds
+        while float(self.until(pattern)[1]) <= number:
+            self.assertLess(time.monotonic(), deadline, f"{pattern} stays at {number} or less")
+            time.sleep(0.1)
+
     def test_numbers(self):
         self.until(r"^djinn_sessions 1$")
-        self.until(r'^djinn_session_memory_bytes\{session="1",program="[^"]*",name="",host="[^"]+"\} (4194304|[5-9]\d{6}|\d{8,})$')
+        self.until(r'^djinn_session_memory_bytes\{session="1"\} (4194304|[5-9]\d{6}|\d{8,})$')
+        self.until(r'^djinn_session_info\{session="1",program="[^"]*",name="",host="[^"]+"\} 1$')
         self.until(r"^djinn_commands_total [1-9]")
+        # a session that does nothing is open all the same
+        before = float(self.until(r"^djinn_open_seconds_total (\S+)$")[1])
+        self.until_greater(r"^djinn_open_seconds_total (\S+)$", before + 1)
         self.client.communicate(timeout=30)
         self.until(r"^djinn_sessions 0$")
         self.until(r"^djinn_sessions_ended_total 1$")
