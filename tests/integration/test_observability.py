@@ -58,6 +58,13 @@ class Commands(Held):
         self.assertGreater(sessions[0]["open_nanoseconds"], 0)
         self.assertGreaterEqual(sessions[0]["memory_bytes"], 4 << 20)
 
+    def test_phase(self):
+        sys.path.insert(0, str(harness.PACKAGES))
+        from djinn.cli import _show
+        self.assertEqual(_show.phase({"ops": 0, "meaning": {"ops": {}, "phase": "other"}}), "–")
+        self.assertEqual(_show.phase({"ops": 7, "meaning": {"ops": {}, "phase": "other"}}), "other")
+        self.assertEqual(_show.phase({"ops": 0, "meaning": {"ops": {"backward": 7}, "phase": "backward"}}), "backward")  # call level
+
     def test_top_once(self):
         out = djinn("top", "--once", "--interval", "0.2", "--server", self.server.endpoint).stdout
         self.assertNotIn("\x1b", out)
