@@ -157,6 +157,8 @@ const Setting kSettings[] = {
      [](Options& o, const std::string& s) { return set_count<1, 4096>(o.threads, s); }},
     {"workers", Shape::value, "N", "Warm workers that wait for sessions (default 1)",
      [](Options& o, const std::string& s) { return set_count<1, 64>(o.workers, s); }},
+    {"sessions", Shape::value, "N", "Sessions at one time; each is a process (default 256)",
+     [](Options& o, const std::string& s) { return set_count<1, 4096>(o.sessions, s); }},
     {"log-level", Shape::value, "LEVEL", "debug, info, warning or error (default info)", set_log_level},
     {"log-format", Shape::value, "FORMAT", "text, or json: one object a line (default text)", set_log_format},
     {"metrics", Shape::value, "HOST:PORT", "Serve metrics for Prometheus at http://HOST:PORT/metrics (default: not)", set_metrics},

@@ -26,9 +26,10 @@ struct Options {
   bool check = false;
   std::chrono::milliseconds grace{60000};
   unsigned devices = 1;
-  uint64_t memory = 0;   // of each device: bytes that all sessions may hold together
-  unsigned threads = 0;  // of the device, shared among active sessions
-  unsigned workers = 1;  // warm ones
+  uint64_t memory = 0;      // of each device: bytes that all sessions may hold together
+  unsigned threads = 0;     // of the device, shared among active sessions
+  unsigned workers = 1;     // warm ones
+  unsigned sessions = 256;  // at one time; each is a process
   std::string log_level = "info", log_format = "text";
   std::optional<transport::Endpoint> metrics;  // where Prometheus may ask; tcp
   std::chrono::milliseconds idle_exit{0};      // 0 = never

@@ -217,25 +217,36 @@ Where where(std::span<const c10::IValue> arguments) {
 struct Contexts {
   std::mutex mutex;
   std::unordered_map<uint64_t, uint32_t> ids;
+  bool full_said = false;
 };
+// The last ids are for the phases alone, so that an op has at least that.
+constexpr size_t kModuleContextsMax = wire::kContextsMax - graph::kExecutionPhases.size() - 1;
 
 uint64_t key_of(const Where& w) { return uint64_t{w.place.module} << 32 | uint64_t{w.place.label} << 8 | static_cast<uint64_t>(w.phase); }
 
 // Defined under the lock: who finds the id may name it at once.
-uint32_t define(const Where& w) {
-  static Contexts* contexts = new Contexts;
-  std::lock_guard lock(contexts->mutex);
-  auto [found, fresh] = contexts->ids.try_emplace(key_of(w), 0);
-  if (!fresh) return found->second;
-  if (contexts->ids.size() >= wire::kContextsMax) return 0;
-  found->second = static_cast<uint32_t>(contexts->ids.size());
+uint32_t define_locked(Contexts& contexts, const Where& w) {
+  if (auto found = contexts.ids.find(key_of(w)); found != contexts.ids.end()) return found->second;
+  if (contexts.ids.size() >= kModuleContextsMax && (w.place.module || w.place.label)) {
+    if (!std::exchange(contexts.full_said, true))
+      host->log(
+          1,
+          ("more than " + std::to_string(kModuleContextsMax) + " modules in phases and under labels: further ones are shown by phase only").c_str());
+    return define_locked(contexts, {w.phase, {}, w.step});
+  }
+  const auto id = contexts.ids[key_of(w)] = static_cast<uint32_t>(contexts.ids.size() + 1);
   std::vector<std::byte> payload;
   wire::Writer out(payload);
-  out.put(wire::MeaningContext{found->second, static_cast<uint64_t>(w.phase)});
+  out.put(wire::MeaningContext{id, static_cast<uint64_t>(w.phase)});
   out.put_string(std::string_view(host->text(w.place.module)).substr(0, wire::kNameBytesMax));
   out.put_string(std::string_view(host->text(w.place.label)).substr(0, wire::kLabelBytesMax));
   post(wire::Opcode::meaning_context, payload.data(), payload.size());
-  return found->second;
+  return id;
+}
+uint32_t define(const Where& w) {
+  static Contexts* contexts = new Contexts;
+  std::lock_guard lock(contexts->mutex);
+  return define_locked(*contexts, w);
 }
 
 uint32_t context_of(const Where& w) {

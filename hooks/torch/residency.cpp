@@ -17,10 +17,6 @@ constexpr size_t kSlotsAtFirst = 1 << 10;
 constexpr int kFeedDepth = 4;
 
 size_t hash(const c10::StorageImpl* key) { return (reinterpret_cast<uint64_t>(key) >> 4) * 0x9E3779B97F4A7C15ull >> 20; }
-
-bool tells_itself(graph::DataResidency r) {
-  return r == graph::DataResidency::ephemeral_activation || r == graph::DataResidency::gradient || r == graph::DataResidency::input;
-}
 }  // namespace
 
 Residencies& residencies() {
@@ -46,7 +42,7 @@ void Residencies::index(size_t slots) {
 }
 
 // While the weak reference lives, nobody else gets the key's address.
-Residencies::Entry& Residencies::add(c10::weak_intrusive_ptr<c10::StorageImpl> storage, c10::StorageImpl* key, Residency residency) {
+Residencies::Entry& Residencies::add(c10::weak_intrusive_ptr<c10::StorageImpl> storage, c10::StorageImpl* key, Residency residency, bool tell) {
   if (entries_.size() > 2 * alive_then_ + kDeadMax) forget_the_dead();
   if (2 * entries_.size() >= slots_.size()) index(std::max(kSlotsAtFirst, 2 * slots_.size()));
   Entry& e = entries_.emplace_back(Entry{std::move(storage), key});
@@ -56,25 +52,31 @@ Residencies::Entry& Residencies::add(c10::weak_intrusive_ptr<c10::StorageImpl> s
   size_t mask = slots_.size() - 1, i = hash(key) & mask;
   while (slots_[i]) i = (i + 1) & mask;
   slots_[i] = static_cast<uint32_t>(entries_.size());
-  if (!tells_itself(residency)) changed_.insert(changed_.end(), {e.address, static_cast<uint64_t>(residency)});
+  if (tell || !graph::shows_itself(residency)) changed_.insert(changed_.end(), {e.address, static_cast<uint64_t>(residency)});
   return e;
 }
 
-Residencies::Entry& Residencies::entry(const at::Tensor& t) {
+// Of an argument: the server, which has not seen an op make it, may remember whose memory lay at its address before. So it is told.
+Residencies::Entry& Residencies::entry(const at::Tensor& t, Residency unless_weight, bool* fresh) {
   auto* key = t.storage().unsafeGetStorageImpl();
+  if (fresh) *fresh = false;
   if (Entry* e = find(key)) {
-    if (auto address = reinterpret_cast<uint64_t>(key->data()); address != e->address) e->address = address, e->bytes = key->nbytes();  // resized
+    if (auto address = reinterpret_cast<uint64_t>(key->data()); address != e->address) {  // resized
+      e->address = address, e->bytes = key->nbytes();
+      changed_.insert(changed_.end(), {address, static_cast<uint64_t>(e->residency)});
+    }
     return *e;
   }
+  if (fresh) *fresh = true;
   // what autograd collects gradients for is a weight, whoever holds it
   bool weight = t.is_leaf() && t.requires_grad();
-  return add(t.storage().getWeakStorageImpl(), key, weight ? Residency::persistent_weight : Residency::input);
+  return add(t.storage().getWeakStorageImpl(), key, weight ? Residency::persistent_weight : unless_weight, true);
 }
 
 bool Residencies::written(const at::Tensor& t, ExecutionPhase phase) {
-  if (find(t.storage().unsafeGetStorageImpl())) return false;
-  if (entry(t).residency == Residency::input) made(t, phase);
-  return true;
+  bool fresh;
+  entry(t, graph::made_in(phase), &fresh);
+  return fresh;
 }
 
 void Residencies::made(const at::Tensor& t, ExecutionPhase phase) {
@@ -83,7 +85,7 @@ void Residencies::made(const at::Tensor& t, ExecutionPhase phase) {
   if (Entry* e = find(key)) {
     if (e->residency != Residency::persistent_weight) e->residency = r;
   } else {
-    add(t.storage().getWeakStorageImpl(), key, r);
+    add(t.storage().getWeakStorageImpl(), key, r, false);
   }
 }
 
@@ -106,7 +108,7 @@ void Residencies::own(c10::StorageImpl* storage) {
   if (!storage || !storage->data()) return;
   if (Entry* e = find(storage)) return change(*e, Residency::persistent_weight);
   auto held = c10::intrusive_ptr<c10::StorageImpl>::unsafe_reclaim_from_nonowning(storage);
-  add(c10::weak_intrusive_ptr<c10::StorageImpl>(held), storage, Residency::persistent_weight);
+  add(c10::weak_intrusive_ptr<c10::StorageImpl>(held), storage, Residency::persistent_weight, true);
 }
 
 void Residencies::feed(const c10::StorageImpl* key, std::vector<c10::StorageImpl*>& fed, int depth) {

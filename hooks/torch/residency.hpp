@@ -1,6 +1,6 @@
 // Whose memory it is (DataResidency), by ownership: each storage that an op touches is known here by a weak reference, with its class. What the
 // server can tell by itself (what an op makes is an activation, a gradient, an input, by the op's phase) is not sent; what it cannot is: weights, an
-// optimizer's state, a cache of keys and values. Sums over the living are sent now and then.
+// optimizer's state, a cache of keys and values, and whatever is an argument before an op has made it. Sums over the living are sent now and then.
 #pragma once
 #include <ATen/core/Tensor.h>
 #include <c10/core/StorageImpl.h>
@@ -50,9 +50,9 @@ class Residencies {
     uint64_t address = 0, bytes = 0;
     Residency residency = Residency::other;
   };
-  Entry& entry(const at::Tensor& t);
+  Entry& entry(const at::Tensor& t, Residency unless_weight = Residency::input, bool* fresh = nullptr);
   Entry* find(const c10::StorageImpl* key);
-  Entry& add(c10::weak_intrusive_ptr<c10::StorageImpl> storage, c10::StorageImpl* key, Residency residency);
+  Entry& add(c10::weak_intrusive_ptr<c10::StorageImpl> storage, c10::StorageImpl* key, Residency residency, bool tell);
   void change(Entry& e, Residency residency);
   void forget_the_dead();
   void index(size_t slots);

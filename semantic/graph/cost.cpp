@@ -26,6 +26,8 @@ constexpr Row kRows[] = {
     {"aten::_flash_attention_forward", Cost::attention_heads_last},
     {"aten::_foreach_copy", Cost::nothing},
     {"aten::_foreach_zero", Cost::nothing},
+    {"aten::_grouped_mm", Cost::product},
+    {"aten::_index_put_impl", Cost::scatter},
     {"aten::_int_mm", Cost::product},
     {"aten::_local_scalar_dense", Cost::nothing},
     {"aten::_scaled_dot_product_attention_math", Cost::attention},
@@ -38,7 +40,10 @@ constexpr Row kRows[] = {
     {"aten::_scaled_dot_product_fused_attention_overrideable", Cost::attention},
     {"aten::_scaled_dot_product_fused_attention_overrideable_backward", Cost::attention_backward},
     {"aten::_scaled_mm", Cost::product},
+    {"aten::_scaled_mm_v2", Cost::product},
+    {"aten::_slow_conv2d_forward", Cost::convolution},
     {"aten::_to_copy", Cost::nothing},
+    {"aten::_weight_int4pack_mm", Cost::product},
     {"aten::_weight_int8pack_mm", Cost::product},
     {"aten::addbmm", Cost::product_over_batch},
     {"aten::addmm", Cost::product_after_bias},
@@ -55,7 +60,13 @@ constexpr Row kRows[] = {
     {"aten::cat", Cost::nothing},
     {"aten::clone", Cost::nothing},
     {"aten::constant_pad_nd", Cost::nothing},
+    {"aten::conv1d", Cost::convolution},
+    {"aten::conv2d", Cost::convolution},
+    {"aten::conv3d", Cost::convolution},
     {"aten::conv_depthwise3d", Cost::convolution},
+    {"aten::conv_transpose1d", Cost::convolution_transposed},
+    {"aten::conv_transpose2d", Cost::convolution_transposed},
+    {"aten::conv_transpose3d", Cost::convolution_transposed},
     {"aten::convolution", Cost::convolution_flagged},
     {"aten::convolution_backward", Cost::convolution_backward},
     {"aten::convolution_overrideable", Cost::convolution_flagged},
@@ -65,14 +76,15 @@ constexpr Row kRows[] = {
     {"aten::cudnn_convolution_relu", Cost::convolution},
     {"aten::cudnn_convolution_transpose", Cost::convolution_transposed},
     {"aten::dot", Cost::product},
-    {"aten::embedding", Cost::nothing},
+    {"aten::embedding", Cost::gather},
     {"aten::fill", Cost::nothing},
     {"aten::flip", Cost::nothing},
-    {"aten::gather", Cost::nothing},
-    {"aten::index", Cost::nothing},
-    {"aten::index_copy", Cost::nothing},
-    {"aten::index_put", Cost::nothing},
-    {"aten::index_select", Cost::nothing},
+    {"aten::gather", Cost::gather},
+    {"aten::index", Cost::gather},
+    {"aten::index_add", Cost::scatter},
+    {"aten::index_copy", Cost::scatter},
+    {"aten::index_put", Cost::scatter},
+    {"aten::index_select", Cost::gather},
     {"aten::linalg_vector_norm", Cost::reduction},
     {"aten::linear", Cost::product},
     {"aten::masked_fill", Cost::nothing},
@@ -87,8 +99,10 @@ constexpr Row kRows[] = {
     {"aten::prod", Cost::reduction},
     {"aten::repeat", Cost::nothing},
     {"aten::roll", Cost::nothing},
-    {"aten::scatter", Cost::nothing},
-    {"aten::slow_conv2d_forward", Cost::convolution},
+    {"aten::scaled_dot_product_attention", Cost::attention},
+    {"aten::scatter", Cost::scatter},
+    {"aten::scatter_add", Cost::scatter},
+    {"aten::scatter_reduce", Cost::scatter},
     {"aten::slow_conv3d_forward", Cost::convolution},
     {"aten::slow_conv_dilated2d", Cost::convolution},
     {"aten::slow_conv_dilated3d", Cost::convolution},
@@ -97,6 +111,7 @@ constexpr Row kRows[] = {
     {"aten::std", Cost::reduction},
     {"aten::std_mean", Cost::reduction},
     {"aten::sum", Cost::reduction},
+    {"aten::take", Cost::gather},
     {"aten::tril", Cost::nothing},
     {"aten::triu", Cost::nothing},
     {"aten::var", Cost::reduction},
@@ -159,7 +174,9 @@ Cost cost_of(std::string_view op) {
 
 uint64_t flops(Cost cost, const Shapes& s) {
   switch (cost) {
-    case Cost::nothing: return 0;
+    case Cost::nothing:
+    case Cost::gather:
+    case Cost::scatter: return 0;
     case Cost::elements: return output_elements(s);
     case Cost::reduction: return std::min(argument(s, 0).elements, kFlopsMax);
     case Cost::product: return product(s, argument(s, 0));

@@ -1,6 +1,7 @@
 // How many floating point operations an op is, from its name and its shapes. Products, convolutions and attention are counted as
 // torch.utils.flop_counter counts them (a multiplication and an addition are two; a bias and a softmax are nothing beside them; a causal mask saves
-// nothing), so that numbers can be compared with those of other tools; everything else is one per element. An estimate, for people and schedulers.
+// nothing; of a grouped convolution's weight gradient it counts the channels of all groups, we those of one), so that numbers can be compared with
+// those of other tools; everything else is one per element. An estimate, for people and schedulers.
 #pragma once
 #include <array>
 #include <cstdint>
@@ -9,20 +10,28 @@
 
 namespace djinn::graph {
 
-// The leading sizes of a tensor: a 3D convolution has five. What has more is counted by its elements.
+// The leading sizes of a tensor (a 3D convolution has five), and its last one, which is all that a product asks for.
 constexpr size_t kSizesKept = 5;
 
 struct Shape {
   std::array<uint64_t, kSizesKept> sizes{};
   uint32_t rank = 0;
-  uint64_t elements = 0;
+  uint64_t elements = 0, last_size = 1;
+  // The next size; the elements are the caller's, who knows what an overflow means.
+  void push(uint64_t size) {
+    if (rank < kSizesKept) sizes[rank] = size;
+    ++rank;
+    last_size = size;
+  }
   uint64_t size(size_t i) const { return i < rank && i < kSizesKept ? sizes[i] : 0; }
-  uint64_t last() const { return rank ? size(rank - 1) : 1; }
+  uint64_t last() const { return last_size; }
 };
 
 // Which formula.
 enum class Cost : uint8_t {
   nothing,                 // moves data
+  gather,                  // nothing; it reads as much of argument 0, a table, as it returns
+  scatter,                 // nothing; in place it reads and writes as much of argument 0 as its last tensor, the source, has
   elements,                // 1 · elements of the outputs
   reduction,               // 1 · elements of the first argument
   product,                 // 2 · elements of the output · k: mm, bmm, mv, dot, linear …; k is the last size of argument 0

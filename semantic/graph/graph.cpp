@@ -22,7 +22,16 @@ static uint32_t written_arguments(std::string_view op) {
   return op.ends_with('_') ? 1 : 0;
 }
 
-SemanticGraph::SemanticGraph() : closed_(kClosedStepsMax), node_index_(2 * wire::kGraphNodesMax), edge_index_(2 * wire::kGraphEdgesMax) {
+// What such an op writes it has not read, though its record names it as an argument.
+static bool overwrites(std::string_view op, std::string_view overload) {
+  static constexpr std::string_view kOps[] = {"aten::copy_",   "aten::fill_",          "aten::zero_",         "aten::normal_",    "aten::uniform_",
+                                              "aten::random_", "aten::bernoulli_",     "aten::exponential_",  "aten::geometric_", "aten::log_normal_",
+                                              "aten::cauchy_", "aten::_foreach_copy_", "aten::_foreach_zero_"};
+  return std::find(std::begin(kOps), std::end(kOps), op) != std::end(kOps) || overload == "out" || overload.ends_with("_out");
+}
+
+SemanticGraph::SemanticGraph()
+    : closed_(kClosedStepsMax), node_index_(2 * wire::kGraphNodesMax), edge_index_(2 * wire::kGraphEdgesMax), waiting_(kWaitingMax) {
   names_.emplace_back();
   places_.emplace_back();
   name_index_.emplace("", 0);
@@ -44,9 +53,16 @@ bool SemanticGraph::define_op(std::span<const std::byte> payload) {
   std::string name(r.get_string(wire::kNameBytesMax));
   std::string_view overload = r.get_string(wire::kNameBytesMax);
   if (!r.finished() || d.id >= wire::kOpIdsMax) return false;
+  if (ops_.size() <= d.id) ops_.resize(std::bit_ceil(d.id + 64));
+  ops_[d.id] = op_named(std::move(name), overload);
+  return true;
+}
+
+SemanticGraph::Op SemanticGraph::op_named(std::string name, std::string_view overload) {
   Op op;
   op.cost = cost_of(name);
   op.written = written_arguments(name);
+  op.overwrites = overwrites(name, overload);
   if (!overload.empty()) name.append(1, '.').append(overload);
   if (name.size() > kOpNameMax) name.resize(kOpNameMax);
   if (auto known = name_index_.find(name); known != name_index_.end()) {
@@ -56,9 +72,7 @@ bool SemanticGraph::define_op(std::span<const std::byte> payload) {
     name_index_.emplace(name, op.name);
     names_.push_back(std::move(name));
   }
-  if (ops_.size() <= d.id) ops_.resize(std::bit_ceil(d.id + 64));
-  ops_[d.id] = op;
-  return true;
+  return op;
 }
 
 uint32_t SemanticGraph::place(std::string_view module, std::string_view label) {
@@ -99,23 +113,42 @@ const Tensor* SemanticGraph::argument(uint32_t index) const {
   return nullptr;
 }
 
-void SemanticGraph::touch(const Tensor& t, Touch::Kind kind, Told& told) {
-  if (kind != Touch::read) told.written += t.bytes;
-  if (t.address && t.bytes) touches_.push_back({t.address, t.bytes, kind});
+void SemanticGraph::touch(const Tensor& t, Touch::Kind kind, Told& told, uint64_t elements_max) {
+  uint64_t bytes = elements_max < t.bytes / t.item_bytes ? elements_max * t.item_bytes : t.bytes;
+  if (kind != Touch::read) told.written += bytes;
+  if (t.address && bytes) touches_.push_back({t.address, bytes, kind});
 }
 
-// Outputs that the client has placed are fresh; those that are an argument, and what returns nothing, write to what is there.
-void SemanticGraph::tell_writes(const Op& op, Told& told) {
-  uint32_t written = record_.outputs.empty() ? op.written : 0;
-  for (const auto& o : record_.outputs) {
-    if (o.alias && o.tensor < 32) written |= 1u << o.tensor;
-    const Tensor* t = o.alias ? nullptr : tensors_.find(o.tensor);
-    if (t) touch(*t, Touch::fresh, told);
-  }
-  if (!written) return;
+// By number of return; a list's tensors after the first at the end. An op that returns nothing counts what it writes.
+void SemanticGraph::list_output_shapes(const Op& op) {
+  output_shapes_.clear();
+  auto output = [&](uint32_t index, const Shape* shape) {
+    if (index >= output_shapes_.size()) output_shapes_.resize(size_t{index} + 1);
+    if (shape && output_shapes_[index]) index = static_cast<uint32_t>(output_shapes_.size()), output_shapes_.push_back(nullptr);
+    if (shape) output_shapes_[index] = shape;
+  };
+  auto shape_of = [](const Tensor* t) { return t ? &t->shape : nullptr; };
+  for (const auto& o : record_.outputs) output(o.argument, shape_of(o.alias ? argument(o.tensor) : tensors_.find(o.tensor)));
+  for (const auto& r : record_.results) output(r.index, &r.shape);
+  if (!output_shapes_.empty() || !op.written) return;
   for (const auto& a : record_.arguments)
-    if (a.argument < 32 && written >> a.argument & 1)
-      if (const Tensor* t = tensors_.find(a.tensor)) touch(*t, Touch::write, told);
+    if (a.argument == 0) output(0, shape_of(tensors_.find(a.tensor)));
+}
+
+// Which arguments: those that are an output, or of what returns nothing those that its name says.
+uint32_t SemanticGraph::written_by(const Op& op) const {
+  uint32_t written = record_.outputs.empty() && record_.results.empty() ? op.written : 0;
+  for (const auto& o : record_.outputs)
+    if (o.alias && o.tensor < 32) written |= 1u << o.tensor;
+  return written;
+}
+
+// So many elements of argument 0 are touched. A source of one element may be spread over any number of them.
+uint64_t SemanticGraph::part_of_table(const Op& op, uint32_t written) const {
+  if (op.cost == Cost::gather && !output_shapes_.empty() && output_shapes_[0]) return output_shapes_[0]->elements;
+  if (op.cost != Cost::scatter || !(written & 1) || record_.arguments.empty()) return ~0ull;
+  const Tensor* source = tensors_.find(record_.arguments.back().tensor);
+  return source && source->shape.elements > 1 ? source->shape.elements : ~0ull;
 }
 
 uint64_t SemanticGraph::flops_of(const Op& op) const {
@@ -128,41 +161,49 @@ uint64_t SemanticGraph::flops_of(const Op& op) const {
   return flops(op.cost, s);
 }
 
-// False when the record is not an op's. What it touches is in touches_.
-bool SemanticGraph::tell(std::span<const std::byte> payload, Told& told) {
-  if (!record_.read(payload)) return false;
+const SemanticGraph::Op& SemanticGraph::recorded_op() const {
   static constexpr Op kUnknown;
-  const Op& op = record_.head.op < ops_.size() ? ops_[record_.head.op] : kUnknown;
+  return record_.head.op < ops_.size() ? ops_[record_.head.op] : kUnknown;
+}
+
+// The op of the record at hand. What it touches is in touches_: outputs that the client has placed are fresh, arguments that it writes are not.
+SemanticGraph::Told SemanticGraph::tell(const Op& op) {
   const Context c = context_of(record_.context.context);
-  told = {};
+  Told told;
   told.site = site_of(c.place, op.name);
   told.when = {record_.context.step, c.phase};
   told.context = c.given;
   touches_.clear();
-  for (const auto& a : record_.arguments)
-    if (const Tensor* t = tensors_.find(a.tensor)) touch(*t, Touch::read, told);
-  tell_writes(op, told);
-  told.touches = static_cast<uint32_t>(touches_.size());
-  // by number of return; an op that returns nothing counts what it writes
-  output_shapes_.clear();
-  auto output = [&](uint32_t index, const Tensor* t) {
-    if (index >= output_shapes_.size()) output_shapes_.resize(size_t{index} + 1);
-    if (t && output_shapes_[index]) index = static_cast<uint32_t>(output_shapes_.size()), output_shapes_.push_back(nullptr);  // a list
-    if (t) output_shapes_[index] = &t->shape;
-  };
-  for (const auto& o : record_.outputs) output(o.argument, o.alias ? argument(o.tensor) : tensors_.find(o.tensor));
-  if (record_.outputs.empty() && op.written)
+  list_output_shapes(op);
+  const uint32_t written = written_by(op);
+  const uint64_t part = part_of_table(op, written);
+  auto writes = [&](uint32_t argument) { return argument < 32 && written >> argument & 1; };
+  auto each_argument = [&](Touch::Kind kind, auto&& wanted) {
     for (const auto& a : record_.arguments)
-      if (a.argument == 0) output(0, tensors_.find(a.tensor));
+      if (const Tensor* t = wanted(a.argument) ? tensors_.find(a.tensor) : nullptr) touch(*t, kind, told, a.argument ? ~0ull : part);
+  };
+  each_argument(Touch::read, [&](uint32_t argument) { return !op.overwrites || !writes(argument); });
+  for (const auto& o : record_.outputs)
+    if (const Tensor* t = o.alias ? nullptr : tensors_.find(o.tensor)) touch(*t, Touch::fresh, told);
+  if (written) each_argument(Touch::write, writes);
+  told.touches = static_cast<uint32_t>(touches_.size());
   told.flops = flops_of(op);
-  return true;
+  return told;
 }
 
-bool SemanticGraph::ran(Ran how, std::span<const std::byte> payload, uint64_t nanoseconds) {
-  Told told;
-  if (!tell(payload, told)) return false;
+bool SemanticGraph::ran(Ran how, std::span<const std::byte> payload, std::span<const std::byte> reply, uint64_t nanoseconds) {
+  std::string_view name;
+  if (how == Ran::call ? !record_.read_call(payload, name) : !record_.read(payload)) return false;
+  const uint64_t stash = how == Ran::run ? 0 : record_.read_answer(reply);
+  Op called;
+  if (how == Ran::call) {
+    size_t dot = std::min(name.find('.'), name.size());
+    called = op_named(std::string(name.substr(0, dot)), name.substr(std::min(dot + 1, name.size())));
+    called.overwrites |= record_.out_given;
+  }
+  const Told told = tell(how == Ran::call ? called : recorded_op());
   record(told, touches_, nanoseconds);
-  if (how == Ran::query) latest_query_ = told;
+  if (stash) waiting_[stash % kWaitingMax] = {stash, told};
   return true;
 }
 
@@ -170,12 +211,13 @@ bool SemanticGraph::took(std::span<const std::byte> payload) {
   wire::Reader r(payload);
   auto t = r.get<wire::op::OpTake>();
   if (!r.finished()) return false;
-  if (!latest_query_.site || !t.address || !t.bytes) return true;
-  write_to(latest_query_, {t.address, t.bytes, Touch::fresh});
+  const auto& [stash, told] = waiting_[t.stash % kWaitingMax];
+  if (!t.stash || stash != t.stash || !t.address || !t.bytes) return true;
+  write_to(told, {t.address, t.bytes, Touch::fresh});
   Event placed;
-  placed.site = latest_query_.site;
+  placed.site = told.site;
   placed.written = t.bytes;
-  add(placed, {}, latest_query_.when);
+  add(placed, {}, told.when);
   return true;
 }
 
@@ -186,8 +228,10 @@ void SemanticGraph::uploaded(uint64_t address) {
   if (!s.named) s.residency = DataResidency::input;
 }
 
+// While a step is remembered what it was is known: a storage that is read again and again after (weights, a cache) keeps its writer.
 SemanticGraph::Read SemanticGraph::read_of(const Touch& t) {
-  const Storage& s = storages_.at(t.address);
+  Storage& s = storages_.at(t.address);
+  if (s.when.step && closed_[s.when.step % kClosedStepsMax].number == s.when.step) s.when = {0, phase_of(s.when)};
   return {s.writer, t.bytes, s.writer ? clock_ - s.written_at : 0, s.when, s.residency};
 }
 
@@ -270,7 +314,7 @@ bool SemanticGraph::step(std::span<const std::byte> payload) {
   expected_ = phase;
   auto step = std::find_if(steps_.begin(), steps_.end(), [&](const Step& s) { return s.number == number; });
   if (step != steps_.end()) close_step(*step, phase);
-  else closed_[number % kClosedStepsMax] = {number, phase};
+  else if (Closed& c = closed_[number % kClosedStepsMax]; c.number != number) c = {number, phase};  // else its ops are in the graph already
   return true;
 }
 
@@ -284,6 +328,12 @@ ExecutionPhase SemanticGraph::phase_of(Moment when) const {
   if (when.phase != ExecutionPhase::forward || !when.step) return when.phase;
   const Closed& c = closed_[when.step % kClosedStepsMax];
   return c.number == when.step ? c.phase : ExecutionPhase::forward;
+}
+
+bool SemanticGraph::is_open(Moment when) const {
+  auto open = [&](const Step& s) { return s.number == when.step; };
+  return when.step && when.phase == ExecutionPhase::forward && closed_[when.step % kClosedStepsMax].number != when.step &&
+         std::any_of(steps_.begin(), steps_.end(), open);
 }
 
 // ---- nodes and edges ----
@@ -304,7 +354,7 @@ void SemanticGraph::commit(const Event& event, std::span<const Read> reads, Mome
   uint32_t to = node(node_key(event.site, phase));
   if (to == kNone) {
     nodes_left_out_ += event.count;
-    edges_left_out_ += reads.size();
+    edges_left_out_ += static_cast<uint64_t>(std::count_if(reads.begin(), reads.end(), [](const Read& r) { return r.writer != 0; }));
     return;
   }
   Node& n = nodes_[to];
@@ -315,8 +365,9 @@ void SemanticGraph::commit(const Event& event, std::span<const Read> reads, Mome
   for (const Read& r : reads) {
     n.read[static_cast<size_t>(r.residency)] += r.bytes;
     if (!r.writer) continue;
-    uint32_t from = node_index_.of(node_key(r.writer, phase_of(r.when)));  // none when its writer was left out, or its step is open still
-    from == kNone ? void(++edges_left_out_) : add_edge(from, to, r);
+    uint32_t from = node_index_.of(node_key(r.writer, phase_of(r.when)));
+    if (from != kNone) add_edge(from, to, r);
+    else if (!is_open(r.when)) ++edges_left_out_;  // its writer was; in an open step it has no node yet, and this read no edge
   }
 }
 
@@ -351,7 +402,7 @@ bool SemanticGraph::residency(std::span<const std::byte> payload) {
   for (size_t i = 0; i < bytes.size(); i += 16) {
     Storage& s = storages_.at(word(i));
     s.residency = static_cast<DataResidency>(word(i + 8));
-    s.named = true;
+    s.named = !shows_itself(s.residency);
   }
   return true;
 }
@@ -393,28 +444,30 @@ void SemanticGraph::close_calls() {
 // ---- CUDA graphs ----
 
 bool SemanticGraph::keep(uint64_t graph, std::span<const std::byte> payload) {
-  Told told;
-  if (!tell(payload, told)) return false;
   if (!kept_.contains(graph) && kept_.size() >= wire::kGraphsMax) return false;
   Kept& k = kept_[graph];
   if (k.ops.size() >= wire::kGraphCommandsMax) return false;
-  bool room = kept_tensors_ + touches_.size() <= kKeptTensorsMax;
+  Told told;
+  const bool understood = record_.read(payload);
+  if (understood) told = tell(recorded_op());
+  const bool room = understood && kept_tensors_ + touches_.size() <= kKeptTensorsMax;
   if (!room) told.site = 0, told.touches = 0;
   k.first.push_back(k.touches.size());
   k.ops.push_back(told);
-  if (!room) return true;
+  if (!room) return understood;
   k.touches.insert(k.touches.end(), touches_.begin(), touches_.end());
   kept_tensors_ += touches_.size();
   return true;
 }
 
-// Its step is over since long, and so is remembered in the op.
+// Once its step is over, or so long ago that another has taken its place, its phase is the op's own. A graph that a step captures and launches runs
+// inside of it.
 void SemanticGraph::ran_kept(uint64_t graph, uint64_t index, uint64_t nanoseconds) {
   auto k = kept_.find(graph);
   if (k == kept_.end() || index >= k->second.ops.size()) return;
   Told& told = k->second.ops[index];
   if (!told.site) return void(++nodes_left_out_);
-  told.when = {0, phase_of(told.when)};
+  if (told.when.step && closed_[told.when.step % kClosedStepsMax].number >= told.when.step) told.when = {0, phase_of(told.when)};
   record(told, std::span(k->second.touches).subspan(k->second.first[index], told.touches), nanoseconds);
 }
 

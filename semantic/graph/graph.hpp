@@ -1,7 +1,8 @@
 // The rolling, semantically rich graph of one session: what its ops did, by op, module, phase and label (nodes), and which of them made what others
 // read (edges). It is fed with the records that the worker executes, by one thread; nothing that is computed depends on it. A forward step (the
 // outermost call of a module) says what it was when it is over, so what its ops did is kept aside until then. Everything is bounded (below,
-// tensors.hpp and wire/limits.hpp): what finds no place is counted. In the steady state nothing is allocated.
+// tensors.hpp and wire/limits.hpp): ops and edges that find no place are counted, places and names that find none are empty. In the steady state
+// nothing is allocated, but for ops that are called by name.
 #pragma once
 #include <array>
 #include <deque>
@@ -30,6 +31,9 @@ constexpr size_t kPlaceTextMax = 32u << 20;
 constexpr size_t kOpNameMax = 256;
 // Tensors that the ops of CUDA graphs name (24 MiB). The launches of an op beyond it are left out.
 constexpr size_t kKeptTensorsMax = 1u << 20;
+// Answers whose results wait to be taken and whose op is remembered; as many as an executor lets wait at one time, so that only one that has waited
+// for that many others may lose its op.
+constexpr size_t kWaitingMax = 1024;
 
 class SemanticGraph {
  public:
@@ -39,9 +43,10 @@ class SemanticGraph {
   bool define_op(std::span<const std::byte> payload);
   bool define_tensor(std::span<const std::byte> payload) { return tensors_.define(payload); }
   bool forget_tensors(std::span<const std::byte> payload) { return tensors_.forget(payload); }
-  enum class Ran : uint8_t { run, query };
-  bool ran(Ran how, std::span<const std::byte> payload, uint64_t nanoseconds);
-  bool took(std::span<const std::byte> payload);  // op_take: a result of the latest query has its place
+  enum class Ran : uint8_t { run, query, call };  // op_run, op_query, op_call
+  // `reply`: the executor's, of what is answered.
+  bool ran(Ran how, std::span<const std::byte> payload, std::span<const std::byte> reply, uint64_t nanoseconds);
+  bool took(std::span<const std::byte> payload);  // op_take: a result that waited has its place
   bool context(std::span<const std::byte> payload);
   bool step(std::span<const std::byte> payload);
   bool residency(std::span<const std::byte> payload);
@@ -53,7 +58,7 @@ class SemanticGraph {
   // Rows from the host have been written to the address.
   void uploaded(uint64_t address);
 
-  // ---- CUDA graphs: an op that is kept (they count from 0), and each time it runs ----
+  // ---- CUDA graphs: an op that is kept (they count from 0, also those that are not understood), and each time it runs ----
   bool keep(uint64_t graph, std::span<const std::byte> payload);
   void ran_kept(uint64_t graph, uint64_t index, uint64_t nanoseconds);
   void drop(uint64_t graph);
@@ -72,7 +77,8 @@ class SemanticGraph {
   struct Op {
     uint32_t name = 0;  // in names_
     Cost cost = Cost::elements;
-    uint32_t written = 0;  // arguments that it writes and does not return
+    uint32_t written = 0;     // arguments that it writes and does not return
+    bool overwrites = false;  // of what it writes it reads nothing
   };
   struct Place {
     std::string module, label;
@@ -149,15 +155,20 @@ class SemanticGraph {
   static std::string_view op_of(const std::vector<std::string>& names, uint64_t key) { return names[(key >> 3) & 0xffff]; }
   static uint32_t place_of(uint64_t key) { return static_cast<uint32_t>((key >> 19) & (wire::kContextsMax - 1)); }
 
+  Op op_named(std::string name, std::string_view overload);
   uint32_t place(std::string_view module, std::string_view label);
-  bool tell(std::span<const std::byte> payload, Told& told);
-  void tell_writes(const Op& op, Told& told);
+  const Op& recorded_op() const;
+  Told tell(const Op& op);
+  void list_output_shapes(const Op& op);
+  uint32_t written_by(const Op& op) const;
+  uint64_t part_of_table(const Op& op, uint32_t written) const;
   uint64_t flops_of(const Op& op) const;
   const Tensor* argument(uint32_t index) const;
-  void touch(const Tensor& t, Touch::Kind kind, Told& told);
+  void touch(const Tensor& t, Touch::Kind kind, Told& told, uint64_t elements_max = ~0ull);
   void record(const Told& told, std::span<const Touch> touches, uint64_t nanoseconds);
   void note(const Told& told);
   void add(const Event& event, std::span<const Read> reads, Moment when);
+  bool is_open(Moment when) const;
   Read read_of(const Touch& t);
   void write_to(const Told& told, const Touch& t);
   void close_calls();
@@ -203,7 +214,8 @@ class SemanticGraph {
   std::vector<Touch> touches_;
   std::vector<Read> reads_;
   std::vector<const Shape*> output_shapes_;
-  Told latest_query_, calls_;
+  std::vector<std::pair<uint64_t, Told>> waiting_;  // by the number of its stash, modulo kWaitingMax
+  Told calls_;
   uint64_t calls_nanoseconds_ = 0;
 };
 

@@ -4,8 +4,10 @@
 #include <cstddef>
 #include <cstdint>
 #include <span>
+#include <string_view>
 #include <vector>
 
+#include "semantic/graph/cost.hpp"
 #include "semantic/wire/op.hpp"
 
 namespace djinn::graph {
@@ -18,13 +20,28 @@ class OpRecord {
     bool alias = false;
   };
 
+  struct Result {
+    uint32_t index;  // which return
+    Shape shape;
+  };
+
   // False: not the words of an op. Reused from op to op: in the steady state nothing is allocated.
   bool read(std::span<const std::byte> payload);
+  // The same of an op_call; values by keyword are numbered after those by position. The name is a view into the payload.
+  bool read_call(std::span<const std::byte> payload, std::string_view& name);
+  // What came out of it, as op_query and op_call are answered: aliases into `outputs`, new tensors into `results`. The number of the stash that they
+  // wait in (0: nothing waits). Ends at what it does not know: a composite tensor, a string.
+  uint64_t read_answer(std::span<const std::byte> reply);
 
   wire::op::OpHead head{};
   wire::op::OpContext context{};  // {0, 0} when it says none
   std::vector<Named> arguments, outputs;
+  std::vector<Result> results;
   uint64_t true_arguments = 0;  // bit i: argument i is the boolean true
+  bool out_given = false;       // of a call: by the keyword `out`
+
+ private:
+  void clear();
 };
 
 }  // namespace djinn::graph

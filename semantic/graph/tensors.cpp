@@ -15,26 +15,37 @@ namespace {
 constexpr size_t kStorageSlotsAtFirst = 1 << 10;
 
 // c10::ScalarType, whose numbers are stable. 0: none that a tensor on a device has; sub-byte types count as a byte.
-uint64_t item_bytes(uint8_t dtype) {
+uint32_t item_bytes(uint8_t dtype) {
   static constexpr uint8_t kBytes[] = {1, 1, 2, 4, 8, 2, 4, 8, 4, 8, 16, 1, 1, 1, 4, 2, 1, 1, 1, 1, 1, 1, 2, 1, 1, 1, 1, 2, 4, 8};
   return dtype < std::size(kBytes) ? kBytes[dtype] : 1;  // the newer ones: one byte and less
 }
 
 }  // namespace
 
+// A tensor without elements may have any other sizes.
+bool read_shape(wire::Reader& in, uint32_t rank, Shape& shape) {
+  bool fits = true, empty = false;
+  shape.elements = 1;
+  for (; rank; rank--) {
+    auto size = in.get<int64_t>();
+    if (size < 0) return false;
+    shape.push(static_cast<uint64_t>(size));
+    empty |= !size;
+    fits &= !__builtin_mul_overflow(shape.elements, static_cast<uint64_t>(size), &shape.elements);
+  }
+  if (empty) shape.elements = 0;
+  return fits || empty;
+}
+
 bool Tensors::define(std::span<const std::byte> payload) {
   wire::Reader in(payload);
   auto d = in.get<wire::op::TensorDefine>();
   if (!in.ok() || d.id >= wire::kTensorIdsMax || d.rank > wire::kRankMax || in.left() != size_t{d.rank} * 16) return false;
+  if (d.id < tensors_.size()) tensors_[d.id].defined = false;  // whatever comes now, it is not what it was
   Tensor t;
-  t.shape.rank = d.rank;
-  t.shape.elements = 1;
-  for (size_t i = 0; i < d.rank; i++) {
-    auto size = in.get<int64_t>();
-    if (size < 0 || __builtin_mul_overflow(t.shape.elements, static_cast<uint64_t>(size), &t.shape.elements)) return false;
-    if (i < kSizesKept) t.shape.sizes[i] = static_cast<uint64_t>(size);
-  }
-  if (__builtin_mul_overflow(t.shape.elements, item_bytes(d.dtype), &t.bytes)) return false;
+  t.item_bytes = item_bytes(d.dtype);
+  bool fits = read_shape(in, d.rank, t.shape) && !__builtin_mul_overflow(t.shape.elements, uint64_t{t.item_bytes}, &t.bytes);
+  if (!fits) return false;
   t.bytes = std::min(t.bytes, d.storage_bytes);  // less than its elements when it is expanded
   t.address = d.flags & wire::op::kZeroTensor ? 0 : d.address;
   t.defined = true;

@@ -7,6 +7,7 @@
 
 #include "semantic/graph/cost.hpp"
 #include "semantic/graph/vocabulary.hpp"
+#include "semantic/wire/codec.hpp"
 
 namespace djinn::graph {
 
@@ -26,12 +27,17 @@ struct Tensor {
   Shape shape;
   uint64_t address = 0;  // of its storage
   uint64_t bytes = 0;    // that its elements take; no more than the storage has
+  uint32_t item_bytes = 1;
   bool defined = false;
 };
 
+// `rank` sizes, as tensor_define and the answer of a query have them. False: negative, or more elements than numbers.
+bool read_shape(wire::Reader& in, uint32_t rank, Shape& shape);
+
 class Tensors {
  public:
-  // Payloads of tensor_define and tensor_forget; false when malformed, and then nothing has changed.
+  // Payloads of tensor_define and tensor_forget; false when malformed, and then nothing has changed, but that an id whose new description is not
+  // understood has none.
   bool define(std::span<const std::byte> payload);
   bool forget(std::span<const std::byte> payload);
   // Null: there is none.
@@ -47,7 +53,7 @@ struct Storage {
   Site writer = 0;
   Moment when;
   DataResidency residency = DataResidency::other;
-  bool named = false;  // the program said whose it is
+  bool named = false;  // the program said whose it is, and nothing else shows it
 };
 
 class Storages {

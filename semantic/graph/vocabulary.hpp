@@ -51,6 +51,11 @@ constexpr DataResidency made_in(ExecutionPhase p) {
   return DataResidency::other;
 }
 
+// Whoever knows the op knows it too; the rest is for the program to say.
+constexpr bool shows_itself(DataResidency r) {
+  return r == DataResidency::ephemeral_activation || r == DataResidency::gradient || r == DataResidency::input;
+}
+
 constexpr std::string_view name(ExecutionPhase p) { return kExecutionPhases[static_cast<size_t>(p)]; }
 constexpr std::string_view name(DataResidency r) { return kDataResidencies[static_cast<size_t>(r)]; }
 // Numbers from a peer.

@@ -20,8 +20,6 @@ namespace {
 // Opens that wait for a worker, and how long: a client gives up after about as much.
 constexpr size_t kPendingMax = 512;
 constexpr auto kOpenPatience = 30s;
-// Sessions at one time; each is a process.
-constexpr size_t kSessionsMax = 256;
 // Pieces of memory that sessions share with each other.
 constexpr size_t kSharesMax = 1 << 20;
 // Live workers answer with fresh counters in this time, or the last known ones are told.
@@ -104,7 +102,7 @@ std::string Broker::choose(Pending& p) {
 }
 
 void Broker::on_open(Caller caller, control::Open open) {
-  if (sessions_.size() >= kSessionsMax) return refuse(caller, fmt::format("{} sessions are open already", sessions_.size()));
+  if (sessions_.size() >= options_.sessions) return refuse(caller, fmt::format("{} sessions are open already", sessions_.size()));
   if (pending_.size() >= kPendingMax) return refuse(caller, "too many clients are waiting for a session");
   if (open.ranges.empty()) return refuse(caller, "the client offers no address range");
   Pending p{std::move(caller), std::move(open), 0, Level::call, Clock::now() + kOpenPatience};
@@ -120,8 +118,10 @@ void Broker::serve_pending() {
       ++p;
       continue;
     }
-    // Its worker may have found out just now that its executor does not load.
-    std::string why = p->level == Level::op && w->torch.empty() ? choose(*p) : std::string{};
+    std::string why;
+    // Those that came while it was starting may be more than there is room for, and it may have found out just now that its executor does not load.
+    if (sessions_.size() >= options_.sessions) why = fmt::format("{} sessions are open already", sessions_.size());
+    else if (p->level == Level::op && w->torch.empty()) why = choose(*p);
     if (why.empty()) assign(*w, std::move(*p));
     else refuse(p->caller, why);
     p = pending_.erase(p);
@@ -206,7 +206,7 @@ void Broker::end_session(uint64_t id, const std::string& reason, const std::stri
   Session& s = it->second;
   if (s.worker->state == Worker::State::assigned) refuse(s.request.caller, for_client);  // it has not been answered yet
   front_door_->close_session(id, for_client);
-  const control::Counters& c = s.counters;
+  const control::Counters c = s.worker->state == Worker::State::ending ? s.counters : up_to_now(s);  // its last word is exact
   control::Counters& sum = totals_.ended;
   for (auto field :
        {&control::Counters::frames, &control::Counters::bytes, &control::Counters::commands, &control::Counters::ops, &control::Counters::calls,
@@ -272,6 +272,20 @@ void Broker::on_stats(Caller caller) {
   stats_waits_.push_back(std::move(wait));
 }
 
+void Broker::count(uint64_t session, const control::Counters& counters) {
+  auto s = sessions_.find(session);
+  if (s == sessions_.end()) return;
+  s->second.counters = counters;
+  s->second.counted = Clock::now();
+}
+
+// A worker without work has nothing to tell, but its session's time goes on.
+control::Counters Broker::up_to_now(const Session& s) {
+  control::Counters c = s.counters;
+  c.open_nanoseconds += static_cast<uint64_t>(std::chrono::nanoseconds(Clock::now() - s.counted).count());
+  return c;
+}
+
 control::StatsReply Broker::stats() const {
   control::StatsReply reply = totals_;
   reply.memory_leased = account_.leased();
@@ -285,7 +299,7 @@ control::StatsReply Broker::stats() const {
   for (const auto& [id, list] : rejected_live_) add(list);
   for (const auto& [reason, n] : rejected) reply.rejected.push_back(reason + ": " + std::to_string(n));
   for (const auto& [id, s] : sessions_)
-    if (s.answered) reply.sessions.push_back(s.counters);
+    if (s.answered) reply.sessions.push_back(up_to_now(s));
   return reply;
 }
 

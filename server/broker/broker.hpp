@@ -11,6 +11,7 @@
 
 #include "semantic/wire/control.hpp"
 #include "server/broker/account.hpp"
+#include "server/broker/ended_graphs.hpp"
 #include "server/broker/front_door.hpp"
 #include "server/broker/listener.hpp"
 #include "server/broker/metrics.hpp"
@@ -58,6 +59,7 @@ class Broker {
     Pending request;
     control::Opened opened;
     control::Counters counters;
+    Clock::time_point counted = Clock::now();
     Descriptor memory;  // the file that its device memory lies in
     bool answered = false;
   };
@@ -103,6 +105,8 @@ class Broker {
   void import(Worker& w, const ChannelMessage& m);
   void on_stats(Caller caller);
   control::StatsReply stats() const;
+  void count(uint64_t session, const control::Counters& counters);
+  static control::Counters up_to_now(const Session& s);
   // meaning.cpp: the graphs of sessions
   void on_graph(Caller caller, uint64_t session);
   void take_graph(Worker& w, ChannelMessage& m);
@@ -134,7 +138,7 @@ class Broker {
   std::map<wire::Secret, Share> shares_;
   std::list<StatsWait> stats_waits_;
   std::list<GraphWait> graph_waits_;
-  std::map<uint64_t, std::vector<std::byte>> ended_graphs_;  // by session: the answer as it is sent
+  EndedGraphs ended_graphs_;
   control::StatsReply totals_;
   std::map<std::string, uint64_t> rejected_by_workers_;
   std::map<uint64_t, std::vector<std::string>> rejected_live_;

@@ -2,6 +2,8 @@
 // over can still be looked at. A worker that was killed says nothing more.
 #include <fmt/format.h>
 
+#include <algorithm>
+
 #include "server/broker/broker.hpp"
 #include "server/log.hpp"
 
@@ -11,8 +13,6 @@ using namespace std::chrono_literals;
 
 namespace {
 
-// Ended sessions whose graph is kept, each at most a control message: 64 MiB at the very most, some hundred KiB in practice.
-constexpr size_t kGraphsKept = 16;
 // A worker's io thread answers at once, whatever its executor is doing.
 constexpr auto kGraphPatience = 3s;
 
@@ -25,17 +25,18 @@ void say_no(const Caller& caller, const std::string& why) {
 // 0: the newest that there is anything of.
 void Broker::on_graph(Caller caller, uint64_t session) {
   if (!session) {
-    if (!ended_graphs_.empty()) session = ended_graphs_.rbegin()->first;
+    session = ended_graphs_.newest();
     for (const auto& [id, s] : sessions_)
       if (s.answered) session = std::max(session, id);
     if (!session) return say_no(caller, "there is no session, and none has ended since the server began");
   }
-  if (auto ended = ended_graphs_.find(session); ended != ended_graphs_.end())
-    return static_cast<void>(caller.socket->send(caller.identity, ended->second));
+  if (auto* ended = ended_graphs_.find(session)) return static_cast<void>(caller.socket->send(caller.identity, *ended));
   ChannelMessage m;
   m.kind = ChannelKind::graph_wanted;
   auto live = sessions_.find(session);
-  if (live == sessions_.end() || live->second.worker->state != Worker::State::serving || !live->second.worker->channel.send(m))
+  // who asks while another waits has the same answer: a snapshot stops the session's executor
+  bool asked = std::any_of(graph_waits_.begin(), graph_waits_.end(), [&](const GraphWait& wait) { return wait.session == session; });
+  if (live == sessions_.end() || live->second.worker->state != Worker::State::serving || (!asked && !live->second.worker->channel.send(m)))
     return say_no(caller, fmt::format("there is no session {} (the graphs of the last {} that ended with ops are kept)", session, kGraphsKept));
   graph_waits_.push_back({std::move(caller), session, Clock::now() + kGraphPatience});
 }
@@ -48,8 +49,7 @@ void Broker::take_graph(Worker& w, ChannelMessage& m) {
     return true;
   });
   if (m.number != 1 || m.graph.nodes.empty()) return;
-  ended_graphs_[w.session] = std::move(answer);
-  if (ended_graphs_.size() > kGraphsKept) ended_graphs_.erase(ended_graphs_.begin());
+  ended_graphs_.keep(w.session, std::move(answer));
 }
 
 void Broker::give_up_graphs(Clock::time_point now, uint64_t ended) {

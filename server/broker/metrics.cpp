@@ -112,9 +112,12 @@ void add_meaning(Page& page, const Sums& sums) {
 void add_sessions(Page& page, const control::StatsReply& s) {
   auto each = [&](const char* name, const char* help, MetricType type, auto&& value) {
     page.family(name, help, type);
-    for (const Counters& c : s.sessions)
-      page.value(value(c), {{"session", std::to_string(c.session)}, {"program", c.program}, {"name", c.meaning.name}, {"host", c.client_host}});
+    for (const Counters& c : s.sessions) page.value(value(c), {{"session", std::to_string(c.session)}});
   };
+  // What a session is called may change while it runs: as labels of its numbers that would begin new ones.
+  page.family("djinn_session_info", "1; its labels say whose session it is", MetricType::Gauge);
+  for (const Counters& c : s.sessions)
+    page.value(1, {{"session", std::to_string(c.session)}, {"program", c.program}, {"name", c.meaning.name}, {"host", c.client_host}});
   auto number = [](uint64_t Counters::*field) { return [field](const Counters& c) { return static_cast<double>(c.*field); }; };
   each("djinn_session_ops_total", "Ops of a session", MetricType::Counter, number(&Counters::ops));
   each("djinn_session_bytes_total", "Bytes received of a session", MetricType::Counter, number(&Counters::bytes));

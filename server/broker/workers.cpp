@@ -130,13 +130,13 @@ void Broker::on_message(Worker& w, ChannelMessage& m) {
     }
     case ChannelKind::counters: {
       rejected_live_[w.session] = m.names;
-      if (auto s = sessions_.find(w.session); s != sessions_.end()) s->second.counters = m.counters;
+      count(w.session, m.counters);
       for (StatsWait& wait : stats_waits_) wait.missing.erase(w.session);
       return;
     }
     case ChannelKind::ended:
       rejected_live_[w.session] = m.names;
-      if (auto s = sessions_.find(w.session); s != sessions_.end()) s->second.counters = m.counters;
+      count(w.session, m.counters);
       w.state = Worker::State::ending;  // its memory is free when its process has ended
       return;
     case ChannelKind::start:

@@ -7,10 +7,11 @@ using graph::SemanticGraph;
 using wire::Opcode;
 
 // Opcodes of other commands never come here: decode/op.cpp and decode/meaning.cpp name theirs.
-void Meaning::executed(Opcode opcode, std::span<const std::byte> payload, uint64_t nanoseconds) {
+void Meaning::executed(Opcode opcode, std::span<const std::byte> payload, std::span<const std::byte> reply, uint64_t nanoseconds) {
   std::lock_guard lock(mutex_);
-  if (opcode == Opcode::op_run) graph_.ran(SemanticGraph::Ran::run, payload, nanoseconds);
-  else if (opcode == Opcode::op_query) graph_.ran(SemanticGraph::Ran::query, payload, nanoseconds);
+  if (opcode == Opcode::op_run) graph_.ran(SemanticGraph::Ran::run, payload, reply, nanoseconds);
+  else if (opcode == Opcode::op_query) graph_.ran(SemanticGraph::Ran::query, payload, reply, nanoseconds);
+  else if (opcode == Opcode::op_call) graph_.ran(SemanticGraph::Ran::call, payload, reply, nanoseconds);
   else if (opcode == Opcode::op_take) graph_.took(payload);
   else if (opcode == Opcode::op_define) graph_.define_op(payload);
   else if (opcode == Opcode::tensor_define) graph_.define_tensor(payload);

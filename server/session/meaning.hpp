@@ -11,8 +11,8 @@ namespace djinn::server {
 
 class Meaning {
  public:
-  // An op record that the executor has executed. One that the graph does not understand is the executor's own: it is left out.
-  void executed(wire::Opcode opcode, std::span<const std::byte> payload, uint64_t nanoseconds);
+  // An op record that the executor has executed, and its answer. One that the graph does not understand is the executor's own: it is left out.
+  void executed(wire::Opcode opcode, std::span<const std::byte> payload, std::span<const std::byte> reply, uint64_t nanoseconds);
   // Ops of CUDA graphs: checked and kept, run again, gone.
   void kept(uint64_t graph, std::span<const std::byte> payload);
   void ran_kept(uint64_t graph, uint64_t index, uint64_t nanoseconds);

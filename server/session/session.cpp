@@ -107,17 +107,18 @@ Failure Session::run_op(const Command& c) {
   if (!executor_) return {cuda_error::not_supported, ErrorClass::refused, "op", "this session has no op level: " + setup_.no_executor};
   djinn_executor_result r{};
   const auto opcode = static_cast<wire::Opcode>(c.head.opcode);
-  const auto begin = opcode == wire::Opcode::op_run || opcode == wire::Opcode::op_query ? Clock::now() : Clock::time_point{};
+  const bool computes = opcode == wire::Opcode::op_run || opcode == wire::Opcode::op_query || opcode == wire::Opcode::op_call;
+  const auto begin = computes ? Clock::now() : Clock::time_point{};
   if (adding()) setup_.executor->graph_add(executor_, in_graph_->graph, c.payload.data(), c.payload.size(), &r);
   else if (launching()) setup_.executor->graph_run(executor_, in_graph_->graph, wire::Reader(c.payload).get<uint64_t>(), &r);
   else setup_.executor->execute(executor_, c.head.opcode, c.ticket, c.payload.data(), c.payload.size(), &r);
   if (r.code) return {r.code, static_cast<ErrorClass>(r.error_class), r.operation ? r.operation : "op", r.text ? r.text : ""};
+  const std::span reply(static_cast<const std::byte*>(r.reply), r.reply_size);
   if (adding()) meaning_.kept(in_graph_->graph, c.payload);
   else if (launching()) meaning_.ran_kept(in_graph_->graph, wire::Reader(c.payload).get<uint64_t>(), since(begin));
-  else meaning_.executed(opcode, c.payload, begin == Clock::time_point{} ? 0 : since(begin));
-  if (r.reply_size) {
-    auto reply = static_cast<const std::byte*>(r.reply);
-    answer.assign(reply, reply + r.reply_size);
+  else meaning_.executed(opcode, c.payload, reply, computes ? since(begin) : 0);
+  if (!reply.empty()) {
+    answer.assign(reply.begin(), reply.end());
     answer.resize(wire::align8(answer.size()));
   }
   return {};

@@ -368,9 +368,10 @@ void Worker::tick() {
     say(FrameKind::ping, client);
   }
   if (goodbye_ && now - goodbye_at_ > kGoodbyePatience) end("goodbye", false);
-  uint64_t commands = session_->counts().commands;
-  if (commands == counted_) return;
-  counted_ = commands;
+  // a command counts when it begins, its time when its batch is over: the last look is after both
+  uint64_t done = session_->counts().commands + session_->counts().execute_nanoseconds;
+  if (done == counted_) return;
+  counted_ = done;
   send_counters(ChannelKind::counters, {});
 }
 

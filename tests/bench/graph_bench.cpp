@@ -44,11 +44,11 @@ void run(benchmark::State& state, ExecutionPhase step_is) {
     ++step;
     for (Bytes& op : forward) {
       std::memcpy(op.data() + op.size() - 4, &step, 4);
-      g.ran(SemanticGraph::Ran::run, op, 100);
+      g.ran(SemanticGraph::Ran::run, op, {}, 100);
     }
     g.step(step_over(step, step_is));
     if (step_is == ExecutionPhase::forward)
-      for (const Bytes& op : backward) g.ran(SemanticGraph::Ran::run, op, 100);
+      for (const Bytes& op : backward) g.ran(SemanticGraph::Ran::run, op, {}, 100);
   }
   double ops = static_cast<double>(forward.size() + (step_is == ExecutionPhase::forward ? backward.size() : 0));
   state.counters["per op"] = benchmark::Counter(ops, benchmark::Counter::kIsIterationInvariantRate | benchmark::Counter::kInvert);

@@ -19,7 +19,7 @@ namespace {
 uint64_t accepted = 0, refused = 0;
 
 constexpr uint64_t kIds = 12;  // few, so that records meet each other
-constexpr int kKinds = 11;
+constexpr int kKinds = 13;
 
 uint64_t value() {
   switch (below(6)) {
@@ -42,6 +42,29 @@ Bytes op_record() {
   return run_op(static_cast<uint32_t>(below(kIds)), arguments, outputs, words, context);
 }
 
+Bytes call_record() {
+  static const char* const kOps[] = {"aten::matmul", "aten::add.Tensor", "aten::scaled_dot_product_attention", "aten::index_put_", ".", ""};
+  std::vector<Words> values(below(5));
+  for (auto& v : values) v = {below(8) ? tensor(static_cast<uint32_t>(below(kIds))) : boolean(below(2))};
+  std::vector<std::pair<std::string_view, Words>> keywords(below(3));
+  for (auto& [keyword, v] : keywords) keyword = below(2) ? "out" : "", v = {tensor(static_cast<uint32_t>(below(kIds)))};
+  return call_op(kOps[below(std::size(kOps))], values, keywords);
+}
+
+// What an executor answers, as its own bugs might have it.
+Bytes any_answer() {
+  std::vector<Words> words(below(4));
+  for (auto& w : words) {
+    std::vector<uint64_t> sizes(below(8));
+    for (auto& n : sizes) n = below(16) ? below(9) : ~0ull >> below(64);
+    if (below(3)) w = result(sizes, static_cast<uint32_t>(below(4)));
+    else w = {below(2) ? alias(static_cast<uint32_t>(below(40))) : list(wire::op::ListKind::tensors, static_cast<uint32_t>(below(4)))};
+  }
+  Bytes b = answer(below(3), words, below(8) ? 0 : below(6));
+  if (!below(3)) mutate(b);
+  return b;
+}
+
 Bytes good_record(int kind) {
   static const char* const kOps[] = {"aten::mm", "aten::convolution_backward", "aten::_scaled_dot_product_flash_attention_backward",
                                      "aten::_foreach_add_", ""};
@@ -60,11 +83,13 @@ Bytes good_record(int kind) {
       return b;
     }
     case 3: return context(1 + below(kIds), ExecutionPhase(below(8)), below(2) ? "a.b" : "", below(2) ? "label" : "");
-    case 4: return step_over(1 + below(kIds), ExecutionPhase(below(8)));
+    case 4: return step_over(below(kIds + 1), ExecutionPhase(below(8)));
     case 5: return residencies({256 * (1 + below(kIds)), below(7)});
     case 6: return fixed(wire::MeaningMemory{{below(9)}});
     case 7: return named(below(2) ? "run" : "");
     case 8: return fixed(wire::op::OpTake{below(3), below(3), below(kIds) * 256, below(1000)});
+    case 10: return call_record();
+    case 11: return fixed(wire::MeaningOp{below(kIds), static_cast<uint32_t>(below(kIds)), static_cast<uint32_t>(below(kIds))});
     default: return op_record();
   }
 }
@@ -83,7 +108,10 @@ bool feed(SemanticGraph& g, int kind, const Bytes& record) {
     case 7: return g.name(exact);
     case 8: return g.took(exact);
     case 9: return g.keep(below(3), exact);
-    default: return g.ran(below(4) ? SemanticGraph::Ran::run : SemanticGraph::Ran::query, exact, below(1000));
+    case 10: return g.ran(SemanticGraph::Ran::call, exact, any_answer(), below(1000));
+    case 11: return g.calls_of(exact);
+    default:
+      return below(4) ? g.ran(SemanticGraph::Ran::run, exact, {}, below(1000)) : g.ran(SemanticGraph::Ran::query, exact, any_answer(), below(1000));
   }
 }
 
@@ -112,6 +140,7 @@ void fuzz_session() {
     ++(feed(*g, kind, last) ? accepted : refused);
     if (!below(8)) g->ran_kept(below(3), below(4), below(100));
     if (!below(64)) g->drop(below(3));
+    if (!below(16)) g->called(below(1000));
     if (!below(16)) g->uploaded(below(kIds) * 256);
   }
   check(*g, last);

@@ -58,6 +58,13 @@ class Commands(Held):
         self.assertGreater(sessions[0]["open_nanoseconds"], 0)
         self.assertGreaterEqual(sessions[0]["memory_bytes"], 4 << 20)
 
+    def test_phase(self):
+        sys.path.insert(0, str(harness.PACKAGES))
+        from djinn.cli import _show
+        self.assertEqual(_show.phase({"ops": 0, "meaning": {"ops": {}, "phase": "other"}}), "–")
+        self.assertEqual(_show.phase({"ops": 7, "meaning": {"ops": {}, "phase": "other"}}), "other")
+        self.assertEqual(_show.phase({"ops": 0, "meaning": {"ops": {"backward": 7}, "phase": "backward"}}), "backward")  # call level
+
     def test_top_once(self):
         out = djinn("top", "--once", "--interval", "0.2", "--server", self.server.endpoint).stdout
         self.assertNotIn("\x1b", out)
@@ -129,10 +136,21 @@ class Metrics(Held):
             time.sleep(0.1)
         return found
 
+    def until_greater(self, pattern, number, seconds=10):
+        import time
+        deadline = time.monotonic() + seconds
+        while float(self.until(pattern)[1]) <= number:
+            self.assertLess(time.monotonic(), deadline, f"{pattern} stays at {number} or less")
+            time.sleep(0.1)
+
     def test_numbers(self):
         self.until(r"^djinn_sessions 1$")
-        self.until(r'^djinn_session_memory_bytes\{session="1",program="[^"]*",name="",host="[^"]+"\} (4194304|[5-9]\d{6}|\d{8,})$')
+        self.until(r'^djinn_session_memory_bytes\{session="1"\} (4194304|[5-9]\d{6}|\d{8,})$')
+        self.until(r'^djinn_session_info\{session="1",program="[^"]*",name="",host="[^"]+"\} 1$')
         self.until(r"^djinn_commands_total [1-9]")
+        # a session that does nothing is open all the same
+        before = float(self.until(r"^djinn_open_seconds_total (\S+)$")[1])
+        self.until_greater(r"^djinn_open_seconds_total (\S+)$", before + 1)
         self.client.communicate(timeout=30)
         self.until(r"^djinn_sessions 0$")
         self.until(r"^djinn_sessions_ended_total 1$")

@@ -1,5 +1,6 @@
 """Operators by name on a real server give what CPU PyTorch gives: overloads, composites, dtypes, layouts, several results; and what travels for it."""
 import gc
+import json
 import pathlib
 import subprocess
 import sys
@@ -7,7 +8,7 @@ import unittest
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 from coordinating import CoordinatorCase, RemoteTensor, torch
-from harness import BUILD, EXAMPLES, PACKAGES, clean_environment, run
+from harness import BUILD, EXAMPLES, PACKAGES, SERVER, clean_environment, run
 
 NUMPY_ONLY = """
 import asyncio, sys
@@ -45,6 +46,11 @@ class TestPhase1RemoteExecution(CoordinatorCase):
         self.assertEqual((s["input_bytes_sent"], s["result_bytes_fetched"]), (3 * size, size))
         self.assertLess(s["bytes_sent"], 3 * size + 4096)
         self.assertLess(s["bytes_received"], size + 4096)
+        # and who looks at the session sees what it runs
+        graph = subprocess.run([str(SERVER), "--graph", self.server.endpoint], capture_output=True, text=True, timeout=20, check=True).stdout
+        ran = {n["op"]: n for n in json.loads(graph)["nodes"]}
+        self.assertLessEqual({"aten::matmul", "aten::add", "aten::relu"}, set(ran))
+        self.assertEqual(ran["aten::matmul"]["flops"], 2 * 100 ** 3)
         # as the server counts: whatever nobody waits for leaves with the next call, or in a message of its own half a second later
         self.assertEqual(self.server.total("ops") - ops, 3)
         self.assertIn(self.server.total("frames") - frames, range(4, 8))

@@ -86,6 +86,23 @@ class Meaning(Case):
         weights = 4 * (8 * 16 + 16 + 16 * 4 + 4)
         self.assertEqual(graph["meaning"]["memory"]["persistent_weight"], weights)
 
+    def test_memory_that_was_a_weights_and_is_an_inputs_now(self):
+        source = """
+for make in (lambda: torch.ones(512, 512).cuda(), lambda: torch.empty(512, 512, device='cuda').fill_(1)):
+    layer = nn.Linear(512, 512).cuda()
+    layer(torch.ones(1, 512, device='cuda'))
+    was = layer.weight.data_ptr()
+    del layer
+    batch = make()
+    print(batch.data_ptr() == was)
+    batch.relu()
+torch.cuda.synchronize()
+"""
+        graph, done = self.seen(source)
+        self.assertEqual(done.out.split(), ["True", "True"])
+        read = [n["bytes_read"] for n in nodes(graph, op="aten::relu", module="")]
+        self.assertEqual(read, [{"input": 2 * 4 * 512 * 512}])
+
     def test_switched_off_the_server_is_told_nothing(self):
         graph, done = self.seen("print(step().item())", DJINN_MEANING="off")
         self.assertEqual({(n["module"], n["phase"]) for n in graph["nodes"]}, {("", "other")})

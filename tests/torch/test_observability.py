@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 import tempfile
+import time
 import unittest
 import urllib.request
 import xml.dom.minidom
@@ -125,6 +126,32 @@ class Ended(harness.Case):
             self.assertEqual(server.stats()["ended"]["meaning"]["steps"]["llm_decode"], TOKENS)
 
 
+class Idle(harness.Case):
+    PROGRAM = """
+import sys, time, torch
+a = torch.ones(3072, 3072, device="cuda")
+torch.cuda.synchronize()
+begin = time.monotonic()
+b = a @ a  # for seconds: a worker tells its counters each half of one
+while not torch.cuda.current_stream().query(): time.sleep(0.1)  # which asks the server for nothing
+print("over after", time.monotonic() - begin, flush=True)
+sys.stdin.readline()
+"""
+
+    def test_what_was_posted_last_is_in_the_numbers_when_it_is_over(self):
+        with harness.Server("--metrics", "127.0.0.1:0", "--threads", 1) as server:
+            port = re.search(r"metrics at http://127.0.0.1:(\d+)/", server.log())[1]
+            client = harness.start(self.PROGRAM, server, stdin=subprocess.PIPE)
+            self.addCleanup(client.communicate, timeout=60)
+            took = float(re.search(r"over after (\S+)", harness.await_line(client, "over"))[1])
+            told, deadline = 0.0, time.monotonic() + 15
+            while told < took / 2:
+                self.assertLess(time.monotonic(), deadline, f"{told} s of {took} s")
+                time.sleep(0.2)
+                text = urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10).read().decode()
+                told = float(re.search(r"^djinn_executor_seconds_total (\S+)$", text, re.MULTILINE)[1])
+
+
 class Live(harness.Case):
     PROGRAM = """
 import sys, time, torch
@@ -152,7 +179,7 @@ with torch.no_grad():
                 server.until(lambda s: s["sessions"] and s["sessions"][0]["ops"] > 1000, seconds=30)
                 line = djinn("ps", "--server", server.endpoint).stdout.splitlines()[1]
                 self.assertIn(str(client.pid), line)
-                self.assertRegex(line, r"forward +(inner|–|Net)?")
+                self.assertRegex(line, r"forward +(inner|–|Net) ")
                 out = djinn("top", "--once", "--server", server.endpoint).stdout
                 row = next(row for row in out.splitlines() if row.startswith("1 "))
                 self.assertIn("forward", row)

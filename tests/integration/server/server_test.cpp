@@ -3,8 +3,10 @@
 #include <sys/stat.h>
 #include <sys/wait.h>
 
+#include <algorithm>
 #include <cstring>
 #include <filesystem>
+#include <thread>
 
 #include "semantic/wire/devices.hpp"
 #include "tests/integration/server/wire_client.hpp"
@@ -113,6 +115,18 @@ TEST_CASE("pitched copies, fills and inline uploads") {
   for (const Got& r : c.records)
     if (r.head.opcode == static_cast<uint32_t>(wire::ReportOpcode::pushed)) pushed = r.fixed<wire::Pushed>().ticket == ticket && joined(r) == rows;
   CHECK(pushed);
+}
+
+TEST_CASE("of sessions that are opened at once no more are admitted than there is room for") {
+  ServerProcess server({"--sessions", "2"});
+  std::vector<WireClient> clients(8);
+  std::vector<std::string> said(clients.size());
+  std::vector<std::thread> threads;
+  for (size_t i = 0; i < clients.size(); i++) threads.emplace_back([&, i] { said[i] = clients[i].open(server.endpoint); });
+  for (std::thread& t : threads) t.join();
+  CHECK(std::count(said.begin(), said.end(), "") == 2);
+  for (const std::string& words : said) CHECK((words.empty() || words.find("2 sessions are open already") != words.npos));
+  CHECK(server.stats().sessions.size() == 2);
 }
 
 TEST_CASE("events report the device's clock in order") {

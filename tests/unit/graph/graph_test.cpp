@@ -3,6 +3,7 @@
 #include "semantic/graph/graph.hpp"
 
 #include <algorithm>
+#include <numeric>
 
 #include "tests/unit/catch.hpp"
 #include "tests/unit/graph/records.hpp"
@@ -18,7 +19,7 @@ using wire::control::GraphNode;
 
 namespace {
 
-constexpr auto kRun = SemanticGraph::Ran::run, kQuery = SemanticGraph::Ran::query;
+constexpr auto kRun = SemanticGraph::Ran::run, kQuery = SemanticGraph::Ran::query, kCall = SemanticGraph::Ran::call;
 enum : uint32_t { kMm, kGelu, kAdd_, kForeach };
 enum : uint32_t { kX, kWeight, kHidden, kOut, kOther };  // 8 × 8 floats each, 256 bytes
 constexpr uint64_t address(uint32_t tensor) { return 0x1000 + 0x1000 * tensor; }
@@ -37,10 +38,10 @@ struct Fixture {
     REQUIRE(g.context(context(4, ExecutionPhase::optimizer, "")));
   }
   void mm(wire::op::OpContext c, uint32_t a, uint32_t b, uint32_t out, uint64_t ns = 100) {
-    REQUIRE(g.ran(kRun, run_op(kMm, 2, 1, {tensor(a), tensor(b), tensor(out)}, c), ns));
+    REQUIRE(g.ran(kRun, run_op(kMm, 2, 1, {tensor(a), tensor(b), tensor(out)}, c), {}, ns));
   }
   void gelu(wire::op::OpContext c, uint32_t in, uint32_t out, uint64_t ns = 10) {
-    REQUIRE(g.ran(kRun, run_op(kGelu, 1, 1, {tensor(in), tensor(out)}, c), ns));
+    REQUIRE(g.ran(kRun, run_op(kGelu, 1, 1, {tensor(in), tensor(out)}, c), {}, ns));
   }
   const GraphNode* find(const Graph& s, const std::string& op, const std::string& module, ExecutionPhase phase) {
     auto n = std::find_if(s.nodes.begin(), s.nodes.end(),
@@ -93,7 +94,7 @@ TEST_CASE_METHOD(Fixture, "a training step: backward reads what forward made, ho
     mm({1, step}, kX, kWeight, kHidden);
     REQUIRE(g.step(step_over(step, ExecutionPhase::forward)));
     gelu({3, 0}, kHidden, kOut);
-    REQUIRE(g.ran(kRun, run_op(kAdd_, 2, 1, {tensor(kWeight), tensor(kOut), alias(0)}, {4, 0}), 5));
+    REQUIRE(g.ran(kRun, run_op(kAdd_, 2, 1, {tensor(kWeight), tensor(kOut), alias(0)}, {4, 0}), {}, 5));
   }
   Graph s = g.snapshot(1);
   auto* forward = find(s, "aten::mm", "net.0", ExecutionPhase::forward);
@@ -149,7 +150,7 @@ TEST_CASE_METHOD(Fixture, "a step that is too long is plain forward") {
 
 TEST_CASE_METHOD(Fixture, "ops that return nothing write their first list") {
   auto tensors = list(wire::op::ListKind::tensors, 2);
-  REQUIRE(g.ran(kRun, run_op(kForeach, 2, 0, {tensors, tensor(kX), tensor(kOut), tensors, tensor(kHidden), tensor(kOther)}, {4, 0}), 1));
+  REQUIRE(g.ran(kRun, run_op(kForeach, 2, 0, {tensors, tensor(kX), tensor(kOut), tensors, tensor(kHidden), tensor(kOther)}, {4, 0}), {}, 1));
   gelu({1, 0}, kOut, kOther);
   gelu({1, 0}, kHidden, kOther);
   Graph s = g.snapshot(1);
@@ -161,8 +162,52 @@ TEST_CASE_METHOD(Fixture, "ops that return nothing write their first list") {
   CHECK(edge(s, foreach, find(s, "aten::gelu", "net.0", ExecutionPhase::forward))->count == 1);
 }
 
+TEST_CASE_METHOD(Fixture, "what an op overwrites it does not read; what it changes it does") {
+  REQUIRE(g.define_op(define_op(20, "aten::copy_")));
+  REQUIRE(g.define_op(define_op(21, "aten::mm", "out")));
+  REQUIRE(g.define_op(define_op(22, "aten::_foreach_zero_")));
+  mm({3, 0}, kX, kWeight, kHidden);
+  REQUIRE(g.ran(kRun, run_op(20, 2, 1, {tensor(kHidden), tensor(kX), alias(0)}, {3, 0}), {}, 1));
+  REQUIRE(g.ran(kRun, run_op(21, 3, 1, {tensor(kX), tensor(kWeight), tensor(kHidden), alias(2)}, {3, 0}), {}, 1));
+  REQUIRE(g.ran(kRun, run_op(22, 1, 0, {list(wire::op::ListKind::tensors, 1), tensor(kHidden)}, {3, 0}), {}, 1));
+  REQUIRE(g.ran(kRun, run_op(kAdd_, 2, 1, {tensor(kHidden), tensor(kX), alias(0)}, {3, 0}), {}, 1));
+  Graph s = g.snapshot(1);
+  auto bytes_read = [&](const char* op) {
+    auto& read = find(s, op, "net.0", ExecutionPhase::backward)->bytes_read;
+    return std::accumulate(read.begin(), read.end(), uint64_t{0});
+  };
+  CHECK(bytes_read("aten::copy_") == 256);
+  CHECK(bytes_read("aten::mm.out") == 512);
+  CHECK(bytes_read("aten::_foreach_zero_") == 0);
+  CHECK(bytes_read("aten::add_.Tensor") == 512);
+  CHECK(find(s, "aten::copy_", "net.0", ExecutionPhase::backward)->bytes_written == 256);
+  REQUIRE(s.edges.size() == 1);
+  CHECK(s.nodes[s.edges[0].from].op == "aten::_foreach_zero_");
+}
+
+TEST_CASE_METHOD(Fixture, "a gather reads as much of its table as it returns, a scatter touches as much as its source has") {
+  REQUIRE(g.define_op(define_op(20, "aten::embedding")));
+  REQUIRE(g.define_op(define_op(21, "aten::index_copy_")));
+  REQUIRE(g.define_op(define_op(22, "aten::scatter_", "value")));
+  REQUIRE(g.define_tensor(define_tensor(30, 0x100000, {1000, 8})));
+  REQUIRE(g.define_tensor(define_tensor(31, 0x200000, {2})));
+  REQUIRE(g.define_tensor(define_tensor(32, 0x300000, {2, 8})));
+  REQUIRE(g.residency(residencies({0x100000, 1, 0x200000, 6})));
+  const uint64_t number = wire::op::word(wire::op::Tag::integer);
+  REQUIRE(g.ran(kRun, run_op(20, 2, 1, {tensor(30), tensor(31), tensor(32)}, {3, 0}), {}, 1));
+  REQUIRE(g.ran(kRun, run_op(21, 4, 1, {tensor(30), number, 0, tensor(31), tensor(32), alias(0)}, {3, 0}), {}, 1));
+  REQUIRE(g.ran(kRun, run_op(22, 4, 1, {tensor(30), number, 1, tensor(31), number, 7, alias(0)}, {3, 0}), {}, 1));
+  Graph s = g.snapshot(1);
+  auto node = [&](const char* op) { return find(s, op, "net.0", ExecutionPhase::backward); };
+  CHECK(at(node("aten::embedding")->bytes_read, DataResidency::persistent_weight) == 64);
+  CHECK(at(node("aten::embedding")->bytes_read, DataResidency::input) == 8);
+  CHECK(at(node("aten::index_copy_")->bytes_read, DataResidency::persistent_weight) == 64);
+  CHECK(node("aten::index_copy_")->bytes_written == 64);
+  CHECK(node("aten::scatter_.value")->bytes_written == 8);
+}
+
 TEST_CASE_METHOD(Fixture, "results of a query have a producer once they are placed, in the query's step") {
-  REQUIRE(g.ran(kQuery, run_op(kGelu, 1, 0, {tensor(kX)}, {1, 3}), 20));
+  REQUIRE(g.ran(kQuery, run_op(kGelu, 1, 0, {tensor(kX)}, {1, 3}), answer(1, {result({8, 8}, 0)}), 20));
   gelu({2, 3}, kX, kHidden);  // of another thread
   REQUIRE(g.took(fixed(wire::op::OpTake{1, 0, address(kOut), 256})));
   gelu({2, 3}, kOut, kOther);
@@ -172,8 +217,46 @@ TEST_CASE_METHOD(Fixture, "results of a query have a producer once they are plac
   auto* query = find(s, "aten::gelu", "net.0", ExecutionPhase::llm_decode);
   REQUIRE(query);
   CHECK(query->count == 1);
+  CHECK(query->flops == 64);
   CHECK(query->bytes_written == 256);
   CHECK(edge(s, query, find(s, "aten::gelu", "net.1", ExecutionPhase::llm_decode)));
+}
+
+TEST_CASE_METHOD(Fixture, "a result is the query's whose answer named it, whichever ran last") {
+  REQUIRE(g.ran(kQuery, run_op(kMm, 2, 0, {tensor(kX), tensor(kWeight)}, {3, 0}), answer(1, {result({8, 8}, 0)}), 20));
+  REQUIRE(g.ran(kQuery, run_op(kGelu, 1, 0, {tensor(kX)}, {3, 0}), answer(2, {result({2, 8}, 0)}), 20));
+  REQUIRE(g.ran(kQuery, run_op(kGelu, 1, 0, {tensor(kX)}, {3, 0}), answer(0, {Words{boolean(true)}}), 20));
+  REQUIRE(g.took(fixed(wire::op::OpTake{1, 0, address(kHidden), 256})));
+  REQUIRE(g.took(fixed(wire::op::OpTake{2, 0, address(kOut), 64})));
+  REQUIRE(g.took(fixed(wire::op::OpTake{3, 0, address(kOther), 999})));                       // nobody's
+  REQUIRE(g.took(fixed(wire::op::OpTake{1 + graph::kWaitingMax, 0, address(kOther), 999})));  // nobody's, in the first's place
+  Graph s = g.snapshot(1);
+  CHECK(find(s, "aten::mm", "net.0", ExecutionPhase::backward)->bytes_written == 256);
+  CHECK(find(s, "aten::mm", "net.0", ExecutionPhase::backward)->flops == 1024);
+  CHECK(find(s, "aten::gelu", "net.0", ExecutionPhase::backward)->bytes_written == 64);
+}
+
+TEST_CASE_METHOD(Fixture, "ops that are called by name are nodes too") {
+  const uint64_t number = wire::op::word(wire::op::Tag::integer);
+  REQUIRE(g.ran(kCall, call_op("aten::matmul", {{tensor(kX)}, {tensor(kWeight)}}), answer(1, {result({8, 8}, 0)}), 30));
+  REQUIRE(g.took(fixed(wire::op::OpTake{1, 0, address(kHidden), 256})));
+  Bytes add = call_op("aten::add.Tensor", {{tensor(kHidden)}, {tensor(kX)}}, {{"alpha", {number, 2}}, {"out", {tensor(kOut)}}});
+  REQUIRE(g.ran(kCall, add, answer(0, {Words{alias(3)}}), 10));
+  Bytes split = call_op("aten::split", {{tensor(kOut)}, {number, 4}});
+  REQUIRE(g.ran(kCall, split, answer(2, {{list(wire::op::ListKind::tensors, 2)}, result({4, 8}, 0), result({4, 8}, 1)}, 1), 10));
+  Graph s = g.snapshot(1);
+  auto node = [&](const char* op) { return find(s, op, "", ExecutionPhase::other); };
+  REQUIRE((node("aten::matmul") && node("aten::add.Tensor") && node("aten::split")));
+  CHECK(node("aten::matmul")->flops == 1024);
+  CHECK(node("aten::matmul")->nanoseconds == 30);
+  CHECK(node("aten::matmul")->bytes_written == 256);
+  CHECK(node("aten::add.Tensor")->flops == 64);
+  CHECK(node("aten::add.Tensor")->bytes_written == 256);
+  CHECK(std::accumulate(node("aten::add.Tensor")->bytes_read.begin(), node("aten::add.Tensor")->bytes_read.end(), uint64_t{0}) == 512);  // not `out`
+  CHECK(node("aten::split")->flops == 64);
+  CHECK(edge(s, node("aten::matmul"), node("aten::add.Tensor")));
+  CHECK(edge(s, node("aten::add.Tensor"), node("aten::split")));
+  CHECK(s.edges.size() == 2);
 }
 
 TEST_CASE_METHOD(Fixture, "ops of a CUDA graph count each time they run, with the tensors that they had") {
@@ -195,6 +278,74 @@ TEST_CASE_METHOD(Fixture, "ops of a CUDA graph count each time they run, with th
   g.drop(9);
   g.ran_kept(9, 0, 7);
   CHECK(g.snapshot(1).nodes[0].count == 4);
+}
+
+TEST_CASE_METHOD(Fixture, "a CUDA graph that a step captures and launches has the step's phase, then and later") {
+  REQUIRE(g.keep(9, run_op(kGelu, 1, 1, {tensor(kX), tensor(kOut)}, {1, 5})));
+  g.ran_kept(9, 0, 7);
+  REQUIRE(g.step(step_over(5, ExecutionPhase::llm_decode)));
+  g.ran_kept(9, 0, 7);
+  Graph s = g.snapshot(1);
+  REQUIRE(s.nodes.size() == 1);
+  CHECK(s.nodes[0].phase == static_cast<uint32_t>(ExecutionPhase::llm_decode));
+  CHECK(s.nodes[0].count == 2);
+}
+
+TEST_CASE_METHOD(Fixture, "ops of a CUDA graph keep their numbers when one is not understood") {
+  CHECK_FALSE(g.keep(9, Bytes(8)));
+  REQUIRE(g.keep(9, run_op(kGelu, 1, 1, {tensor(kX), tensor(kOut)}, {3, 0})));
+  g.ran_kept(9, 0, 7);
+  g.ran_kept(9, 1, 7);
+  Graph s = g.snapshot(1);
+  REQUIRE(s.nodes.size() == 1);
+  CHECK(s.nodes[0].op == "aten::gelu");
+  CHECK(s.nodes[0].count == 1);
+  CHECK(s.nodes_left_out == 1);
+}
+
+TEST_CASE_METHOD(Fixture, "what a step has made keeps its writer, however many steps come after") {
+  mm({1, 1}, kX, kWeight, kHidden);
+  REQUIRE(g.step(step_over(1, ExecutionPhase::llm_prefill)));
+  const uint32_t last = 2 + 2 * graph::kClosedStepsMax;
+  for (uint32_t step = 2; step <= last; step++) {
+    gelu({2, step}, kHidden, kOut);
+    REQUIRE(g.step(step_over(step, ExecutionPhase::llm_decode)));
+  }
+  Graph s = g.snapshot(1);
+  auto* e = edge(s, find(s, "aten::mm", "net.0", ExecutionPhase::llm_prefill), find(s, "aten::gelu", "net.1", ExecutionPhase::llm_decode));
+  REQUIRE(e);
+  CHECK(e->count == last - 1);
+  CHECK(s.edges_left_out == 0);
+}
+
+TEST_CASE_METHOD(Fixture, "a step that was taken for forward stays so, whatever its end says") {
+  for (size_t i = 0; i < graph::kStepOpsMax; i++) gelu({1, 1}, kX, kOut);
+  REQUIRE(g.step(step_over(1, ExecutionPhase::llm_decode)));
+  gelu({2, 1}, kOut, kHidden);
+  Graph s = g.snapshot(1);
+  auto *first = find(s, "aten::gelu", "net.0", ExecutionPhase::forward), *late = find(s, "aten::gelu", "net.1", ExecutionPhase::forward);
+  REQUIRE((first && late));
+  CHECK(edge(s, first, late));
+}
+
+TEST_CASE_METHOD(Fixture, "a read across two open steps is no edge, and is not counted as left out") {
+  mm({1, 1}, kX, kWeight, kHidden);
+  gelu({3, 0}, kHidden, kOut);
+  REQUIRE(g.step(step_over(1, ExecutionPhase::llm_decode)));
+  Graph s = g.snapshot(1);
+  CHECK(s.edges.empty());
+  CHECK(s.edges_left_out == 0);
+}
+
+TEST_CASE_METHOD(Fixture, "an id whose new description is not understood has none, and one without elements has any sizes") {
+  const int64_t much = int64_t{1} << 40;
+  REQUIRE(g.define_tensor(define_tensor(kX, address(kX), {much, much, 0})));
+  CHECK_FALSE(g.define_tensor(define_tensor(kOut, address(kOut), {much, much})));
+  gelu({3, 0}, kX, kHidden);
+  gelu({3, 0}, kOut, kHidden);
+  Graph s = g.snapshot(1);
+  REQUIRE(s.nodes.size() == 1);
+  CHECK(std::accumulate(s.nodes[0].bytes_read.begin(), s.nodes[0].bytes_read.end(), uint64_t{0}) == 0);
 }
 
 TEST_CASE_METHOD(Fixture, "call level: calls belong to the op that was named before them, which counts when the next begins") {
@@ -231,11 +382,21 @@ TEST_CASE_METHOD(Fixture, "the program's residency stands until the storage is m
   gelu({1, 0}, kOut, kHidden);
   REQUIRE(g.residency(residencies({address(kOut), 3})));
   gelu({1, 0}, kOut, kHidden);
-  auto* n = &g.snapshot(1).nodes.at(0);
   Graph s = g.snapshot(1);
-  n = &s.nodes.at(0);
+  auto* n = &s.nodes.at(0);
   CHECK(at(n->bytes_read, DataResidency::stateful_kv_cache) == 512);
   CHECK(at(n->bytes_read, DataResidency::ephemeral_activation) == 256);
+}
+
+TEST_CASE_METHOD(Fixture, "memory that the program says is input is written over from the host, what it calls a weight stays one") {
+  REQUIRE(g.residency(residencies({address(kX), 1, address(kOut), 1})));
+  REQUIRE(g.residency(residencies({address(kX), 2})));  // freed, and an activation lies there now
+  g.uploaded(address(kX));
+  g.uploaded(address(kOut));
+  mm({3, 0}, kX, kOut, kHidden);
+  Graph s = g.snapshot(1);
+  CHECK(at(s.nodes.at(0).bytes_read, DataResidency::input) == 256);
+  CHECK(at(s.nodes.at(0).bytes_read, DataResidency::persistent_weight) == 256);
 }
 
 TEST_CASE_METHOD(Fixture, "meaning: what the program says, and the phase that an open step is expected to have") {
@@ -254,7 +415,7 @@ TEST_CASE_METHOD(Fixture, "meaning: what the program says, and the phase that an
   CHECK(g.meaning().phase == static_cast<uint32_t>(ExecutionPhase::llm_decode));
   mm({2, 2}, kX, kWeight, kOut);
   CHECK(g.meaning().phase == static_cast<uint32_t>(ExecutionPhase::llm_decode));
-  REQUIRE(g.ran(kRun, run_op(kGelu, 1, 1, {tensor(kX), tensor(kOut)}), 1));
+  REQUIRE(g.ran(kRun, run_op(kGelu, 1, 1, {tensor(kX), tensor(kOut)}), {}, 1));
   m = g.meaning();
   CHECK(m.phase == static_cast<uint32_t>(ExecutionPhase::other));
   CHECK(m.module == "net.1");  // of the latest op that has one
@@ -266,7 +427,8 @@ TEST_CASE_METHOD(Fixture, "malformed records are refused and change nothing") {
     good.resize(good.size() + 8);
     CHECK_FALSE(feed(good));
   };
-  refused([&](const Bytes& b) { return g.ran(kRun, b, 1); }, run_op(kMm, 2, 1, {tensor(0), tensor(1), tensor(2)}, {1, 1}));
+  refused([&](const Bytes& b) { return g.ran(kRun, b, {}, 1); }, run_op(kMm, 2, 1, {tensor(0), tensor(1), tensor(2)}, {1, 1}));
+  refused([&](const Bytes& b) { return g.ran(kCall, b, {}, 1); }, call_op("aten::mm", {Words{tensor(0)}}, {{"mat2", {tensor(1)}}}));
   refused([&](const Bytes& b) { return g.define_op(b); }, define_op(9, "aten::x", "y"));
   refused([&](const Bytes& b) { return g.define_tensor(b); }, define_tensor(9, 1, {2, 2}));
   refused([&](const Bytes& b) { return g.context(b); }, context(1, ExecutionPhase::backward, "other", "x"));
@@ -289,20 +451,22 @@ TEST_CASE_METHOD(Fixture, "malformed records are refused and change nothing") {
   CHECK_FALSE(g.define_op(define_op(wire::kOpIdsMax, "x")));
   CHECK_FALSE(g.define_tensor(define_tensor(wire::kTensorIdsMax, 1, {1})));
   CHECK_FALSE(g.define_tensor(define_tensor(1, 1, {-1})));
+  CHECK_FALSE(g.ran(kCall, call_op("aten::cat", std::vector<Words>(wire::kCallValuesMax + 1, Words{none()})), {}, 1));
+  CHECK_FALSE(g.ran(kCall, call_op(std::string(wire::kNameBytesMax + 1, 'x'), {}), {}, 1));
   // lists that lie, nest without end, or are of no kind; an output that is a number
   auto tensors = list(wire::op::ListKind::tensors, 1);
-  CHECK_FALSE(g.ran(kRun, run_op(kMm, 1, 0, {list(wire::op::ListKind::tensors, ~0u)}), 1));
-  CHECK_FALSE(g.ran(kRun, run_op(kMm, 1, 0, {list(wire::op::ListKind::integers, 2), 1}), 1));
-  CHECK_FALSE(g.ran(kRun, run_op(kMm, 1, 0, std::vector<uint64_t>(1000, tensors)), 1));
-  CHECK_FALSE(g.ran(kRun, run_op(kMm, 1, 0, {wire::op::word(wire::op::Tag::list, 99)}), 1));
-  CHECK_FALSE(g.ran(kRun, run_op(kMm, 0, 1, {wire::op::word(wire::op::Tag::integer), 1}), 1));
+  CHECK_FALSE(g.ran(kRun, run_op(kMm, 1, 0, {list(wire::op::ListKind::tensors, ~0u)}), {}, 1));
+  CHECK_FALSE(g.ran(kRun, run_op(kMm, 1, 0, {list(wire::op::ListKind::integers, 2), 1}), {}, 1));
+  CHECK_FALSE(g.ran(kRun, run_op(kMm, 1, 0, std::vector<uint64_t>(1000, tensors)), {}, 1));
+  CHECK_FALSE(g.ran(kRun, run_op(kMm, 1, 0, {wire::op::word(wire::op::Tag::list, 99)}), {}, 1));
+  CHECK_FALSE(g.ran(kRun, run_op(kMm, 0, 1, {wire::op::word(wire::op::Tag::integer), 1}), {}, 1));
   Graph s = g.snapshot(1);
   CHECK(s.nodes.empty());
   CHECK(at(g.meaning().steps, ExecutionPhase::forward) == 0);
 }
 
 TEST_CASE_METHOD(Fixture, "ids that nobody defined are nothing, not an error") {
-  REQUIRE(g.ran(kRun, run_op(999, 1, 1, {tensor(12345), tensor(54321)}, {777, 1}), 3));
+  REQUIRE(g.ran(kRun, run_op(999, 1, 1, {tensor(12345), tensor(54321)}, {777, 1}), {}, 3));
   Graph s = g.snapshot(1);
   REQUIRE(s.nodes.size() == 1);
   CHECK(s.nodes[0].op.empty());
@@ -344,7 +508,7 @@ TEST_CASE("places, names and storages are bounded") {
   }
   REQUIRE(g.define_op(define_op(1, std::string(wire::kNameBytesMax, 'n'))));
   REQUIRE(g.define_tensor(define_tensor(1, 0x1000, {8})));
-  REQUIRE(g.ran(kRun, run_op(1, 1, 0, {tensor(1)}, {1, 0}), 1));
+  REQUIRE(g.ran(kRun, run_op(1, 1, 0, {tensor(1)}, {1, 0}), {}, 1));
   Graph s = g.snapshot(1);
   CHECK(s.nodes.at(0).module.empty());  // beyond kPlaceTextMax
   CHECK(s.nodes.at(0).op.size() == graph::kOpNameMax);

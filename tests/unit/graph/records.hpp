@@ -2,6 +2,7 @@
 #pragma once
 #include <initializer_list>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "semantic/wire/codec.hpp"
@@ -11,7 +12,8 @@
 namespace djinn::test {
 
 using Bytes = std::vector<std::byte>;
-constexpr uint8_t kFloat = 6;  // c10::ScalarType
+using Words = std::vector<uint64_t>;  // of a value
+constexpr uint8_t kFloat = 6;         // c10::ScalarType
 
 inline Bytes define_op(uint64_t id, std::string_view name, std::string_view overload = "") {
   Bytes b;
@@ -56,6 +58,37 @@ inline Bytes run_op(uint32_t op, uint16_t arguments, uint16_t outputs, const std
   for (uint64_t word : words) w.put(word);
   if (context.context) w.put(context);
   return b;
+}
+
+// An op by its name: each value is its words.
+inline Bytes call_op(std::string_view name, const std::vector<Words>& values, const std::vector<std::pair<std::string_view, Words>>& keywords = {}) {
+  Bytes b;
+  wire::Writer w(b);
+  w.put(wire::op::OpCall{static_cast<uint32_t>(values.size()), static_cast<uint32_t>(keywords.size())});
+  w.put_string(name);
+  auto put = [&](const Words& words) {
+    for (uint64_t word : words) w.put(word);
+  };
+  for (const auto& value : values) put(value);
+  for (const auto& [keyword, value] : keywords) w.put_string(keyword), put(value);
+  return b;
+}
+
+// What an executor answers. Each of `words` is a result's; `returns` says how many results they are, if one of them is a list.
+inline Bytes answer(uint64_t stash, const std::vector<Words>& words, uint64_t returns = 0) {
+  Bytes b;
+  wire::Writer w(b);
+  w.put(stash);
+  w.put(returns ? returns : words.size());
+  for (const auto& result : words)
+    for (uint64_t word : result) w.put(word);
+  return b;
+}
+inline Words result(const std::vector<uint64_t>& sizes, uint32_t index) {
+  Words words{wire::op::word(wire::op::Tag::tensor, static_cast<uint8_t>(sizes.size()), kFloat, index)};
+  words.insert(words.end(), sizes.begin(), sizes.end());
+  words.resize(words.size() + sizes.size(), 1);  // strides
+  return words;
 }
 
 inline Bytes context(uint64_t id, graph::ExecutionPhase phase, std::string_view module, std::string_view label = "") {

@@ -134,6 +134,17 @@ struct Fixture {
     REQUIRE(f);
     return f(session, {1, head, payload, bulk});
   }
+  // As a batch of its own, with all that a session does around a command.
+  bool execute(Opcode opcode, std::span<const std::byte> payload) {
+    Batch batch;
+    batch.header.first_ticket = ++tickets;
+    wire::RecordHeader head;
+    head.opcode = static_cast<uint32_t>(opcode);
+    head.size = static_cast<uint32_t>(payload.size());
+    batch.records.push_back({head, payload});
+    return session.execute(batch);
+  }
+  uint64_t tickets = 0;
 };
 
 }  // namespace djinn::server::test

@@ -16,6 +16,8 @@ namespace {
 constexpr auto kPause = std::chrono::microseconds(200);
 int executor_state;
 
+Bytes answer_of(uint64_t stash) { return djinn::test::answer(stash, {result({8, 8}, 0)}); }
+
 void answer(const void* payload, size_t size, djinn_executor_result* r) {
   wire::op::OpHead head{};
   if (size >= sizeof head) std::memcpy(&head, payload, sizeof head);
@@ -29,7 +31,9 @@ const djinn_executor* slow_executor() {
     e.size = sizeof e;
     e.open = [](const djinn_executor_host*, int) -> void* { return &executor_state; };
     e.execute = [](void*, uint32_t opcode, uint64_t, const void* payload, size_t size, djinn_executor_result* r) {
-      if (opcode == static_cast<uint32_t>(Opcode::op_run)) std::this_thread::sleep_for(kPause);
+      if (opcode == static_cast<uint32_t>(Opcode::op_run) || opcode == static_cast<uint32_t>(Opcode::op_call)) std::this_thread::sleep_for(kPause);
+      static const Bytes stash = answer_of(5);
+      if (opcode == static_cast<uint32_t>(Opcode::op_call)) r->reply = stash.data(), r->reply_size = stash.size();
       if (opcode == static_cast<uint32_t>(Opcode::op_run) || opcode == static_cast<uint32_t>(Opcode::op_query)) answer(payload, size, r);
     };
     e.set_threads = [](void*, int) {};
@@ -89,6 +93,18 @@ TEST_CASE_METHOD(Meant, "meaning: ops count with the time that they took, failed
   CHECK(g.nodes[0].flops == 1024);
 }
 
+TEST_CASE_METHOD(Meant, "meaning: ops that are called by name count, with what they answered and what is taken of it") {
+  REQUIRE(run(Opcode::op_call, call_op("aten::matmul", {{tensor(0)}, {tensor(1)}})).code == 0);
+  CHECK(session.answer == answer_of(5));
+  REQUIRE(run(Opcode::op_take, fixed(wire::op::OpTake{5, 0, kBase + 4096, 256})).code == 0);
+  auto g = graph();
+  REQUIRE(g.nodes.size() == 1);
+  CHECK(g.nodes[0].op == "aten::matmul");
+  CHECK(g.nodes[0].nanoseconds >= 200'000);
+  CHECK(g.nodes[0].flops == 1024);
+  CHECK(g.nodes[0].bytes_written == 256);
+}
+
 TEST_CASE_METHOD(Meant, "meaning: ops of a CUDA graph count when they are launched") {
   auto add = [&](const Bytes& op) {
     Bytes payload = fixed(wire::GraphAdd{9, static_cast<uint32_t>(Opcode::op_run), static_cast<uint32_t>(op.size())});
@@ -135,8 +151,10 @@ TEST_CASE("meaning: at call level ops have names and their calls times") {
   REQUIRE(f.run(Opcode::meaning_context, context(1, ExecutionPhase::backward, "net")).code == 0);
   REQUIRE(f.run(Opcode::meaning_op, fixed(wire::MeaningOp{4, 1, 0})).code == 0);
   CHECK(f.session.meaning().calls_are_meant());
+  REQUIRE(f.execute(Opcode::fill, fixed(wire::Fill{0, kBase, 64, 64, 1, 0, 1})));
   auto g = f.session.meaning().snapshot(1, true);
   REQUIRE(g.nodes.size() == 1);
+  CHECK(g.nodes[0].nanoseconds > 0);
   CHECK(g.nodes[0].op == "aten::mm");
   CHECK(g.nodes[0].module == "net");
   CHECK(f.run(Opcode::op_define, Bytes(8)).error_class == wire::ErrorClass::lost);

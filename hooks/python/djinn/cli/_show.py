@@ -44,6 +44,11 @@ def program(text, most=40):
     return short if len(short) <= most else short[:most - 1] + "…"
 
 
+def phase(session):
+    """What a session does. At call level it runs no ops, but is told which ones its calls are part of."""
+    return session["meaning"]["phase"] if session["ops"] or session["meaning"]["ops"] else "–"
+
+
 def table(rows, heads, right=(), width=None):
     """Lines of aligned columns. `right`: the heads of those that are numbers. The widest text column gives way when a line is longer than the screen."""
     width = width or shutil.get_terminal_size((160, 40)).columns

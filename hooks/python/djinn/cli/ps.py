@@ -17,7 +17,7 @@ def row(session):
     meaning, age = session["meaning"], session["open_nanoseconds"]
     rate = _show.scaled(session["ops"] / (age / 1e9)) if age else "–"
     return (session["session"], meaning["name"] or "–", _show.program(session["program"]), session["client_pid"], session["client_host"],
-            meaning["phase"] if session["ops"] else "–", meaning["module"] or "–", rate, _show.size(session["memory_bytes"]), _show.span(age))
+            _show.phase(session), meaning["module"] or "–", rate, _show.size(session["memory_bytes"]), _show.span(age))
 
 
 def main(options):

@@ -45,7 +45,7 @@ def lines(stats, before, width=None):
     rows = []
     for s in sessions:
         r, m = rates[s["session"]], s["meaning"]
-        rows.append((f"{s['session']} {m['name'] or _show.program(s['program'], 24)}", m["phase"] if s["ops"] else "–", m["module"] or "–", _show.scaled(r.ops),
+        rows.append((f"{s['session']} {m['name'] or _show.program(s['program'], 24)}", _show.phase(s), m["module"] or "–", _show.scaled(r.ops),
                      _show.size(r.bytes) + "/s", _show.size(s["memory_bytes"]), classes(m["memory"]), s["queued"], _show.share(r.busy, r.nanoseconds)))
     memory = {}
     for s in sessions:
