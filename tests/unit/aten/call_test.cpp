@@ -127,6 +127,15 @@ TEST_CASE("aten call: an op in place changes its argument and says which it was"
   CHECK(at::equal(out, at::full({2, 2}, 6.0f)));
 }
 
+TEST_CASE("aten call: what is refused leaves its arguments as they were") {
+  Client c;
+  Tensor x = c.put(at::full({2, 2}, 5.0f)), out = c.put(at::full({2}, 7.0f)), wrong = c.put(at::ones({3}));
+  CHECK(call(c, "aten::add_", {x, wrong}).code != 0);
+  CHECK(call(c, "aten::mul", {x, wrong}, {{"out", out}}).code != 0);
+  CHECK(at::equal(first(c, call(c, "aten::neg", {x})), at::full({2, 2}, -5.0f)));
+  CHECK(at::equal(first(c, call(c, "aten::neg", {out})), at::full({2}, -7.0f)));
+}
+
 TEST_CASE("aten call: memory outside the session is illegal") {
   Client c;
   Tensor x = c.put(at::ones({2}));
