@@ -18,7 +18,7 @@ enum djinn_value_kind {
   DJINN_INT = 2,     /* integer; a dtype is its c10::ScalarType number */
   DJINN_REAL = 3,    /* real */
   DJINN_COMPLEX = 4, /* real, imaginary */
-  DJINN_STRING = 5,  /* data, count bytes */
+  DJINN_STRING = 5,  /* data, count bytes; no operator gives one */
   DJINN_DEVICE = 6,
   DJINN_HOST = 7,   /* data, dtype, count dimensions, sizes, strides (in elements) */
   DJINN_REMOTE = 8, /* remote */

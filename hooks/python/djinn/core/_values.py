@@ -145,8 +145,6 @@ def decode(value, remote):
         return value.real
     if value.kind == c.COMPLEX:
         return complex(value.real, value.imaginary)
-    if value.kind == c.STRING:
-        return ctypes.string_at(value.data, value.count).decode(errors="replace")
     if value.kind == c.REMOTE:
         return remote(value.remote)
     if value.kind == c.LIST:
