@@ -51,7 +51,9 @@ uint64_t RemoteTensor::elements() const {
 }
 void RemoteTensor::fetch(void* to) const { remote_->session->fetch(*remote_, to); }
 std::vector<std::byte> RemoteTensor::fetch() const {
-  std::vector<std::byte> bytes(elements() * item_bytes(dtype()));
+  uint64_t size;  // make() has refused a tensor whose size overflows
+  if (!coordinator::packed_bytes(sizes(), item_bytes(dtype()), size)) throw std::length_error("a tensor whose size overflows");
+  std::vector<std::byte> bytes(size);
   fetch(bytes.data());
   return bytes;
 }

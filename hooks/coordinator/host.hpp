@@ -16,10 +16,12 @@ struct Fingerprint {
 Fingerprint fingerprint(std::span<const std::byte> bytes);
 
 std::vector<int64_t> contiguous_strides(std::span<const int64_t> sizes);
-// The bytes from the first element to behind the last; false when a size is negative or something overflows. Strides must not be negative.
+// The bytes from the first element to behind the last; false when a size is negative or something overflows, be it that (of expanded dimensions) or
+// the bytes of all elements side by side. Strides must not be negative.
 bool span_bytes(std::span<const int64_t> sizes, std::span<const int64_t> strides, size_t item, uint64_t& bytes);
 // False when a size is negative or it overflows.
 bool count_elements(std::span<const int64_t> sizes, uint64_t& elements);
+bool packed_bytes(std::span<const int64_t> sizes, size_t item, uint64_t& bytes);
 // Do the elements lie side by side, without holes and overlaps, in whatever order?
 bool is_dense(std::span<const int64_t> sizes, std::span<const int64_t> strides);
 // Copies the elements in row-major order.

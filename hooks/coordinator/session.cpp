@@ -209,14 +209,17 @@ RemotePointer Session::input(const HostTensor& host, bool may_be_shared) {
   if (!item) throw std::invalid_argument("a dtype that cannot travel (" + std::to_string(static_cast<int>(host.dtype)) + ")");
   if (host.sizes.size() > wire::kRankMax) throw std::invalid_argument("a tensor of more than " + std::to_string(wire::kRankMax) + " dimensions");
   auto strides = host.strides.empty() ? contiguous_strides(host.sizes) : host.strides;
-  uint64_t elements, extent;
-  if (strides.size() != host.sizes.size() || !count_elements(host.sizes, elements))
+  uint64_t size, extent;
+  if (strides.size() != host.sizes.size() || !packed_bytes(host.sizes, item, size))
     throw std::invalid_argument("a tensor whose shape makes no sense");
-  if (elements && !host.data) throw std::invalid_argument("a tensor without memory");
+  if (size > kRangeBytes) throw std::length_error(lease_words(size));
+  if (size && !host.data) throw std::invalid_argument("a tensor without memory");
+  for (size_t i = 0; i < strides.size(); i++)
+    if (host.sizes[i] == 1) strides[i] = std::max<int64_t>(strides[i], 0);  // nobody steps there, whatever a flipped view says
   std::vector<std::byte> packed;
-  std::span<const std::byte> bytes(static_cast<const std::byte*>(host.data), elements * item);
+  std::span<const std::byte> bytes(static_cast<const std::byte*>(host.data), size);
   if (!is_dense(host.sizes, strides)) {
-    packed.resize(elements * item);
+    packed.resize(size);
     pack(packed.data(), static_cast<const std::byte*>(host.data), host.sizes, strides, item);
     bytes = packed;
     strides = contiguous_strides(host.sizes);

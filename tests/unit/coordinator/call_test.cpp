@@ -125,6 +125,8 @@ TEST_CASE("coordinator call: values that cannot travel are refused before anythi
   refused(HostTensor{x, static_cast<DType>(99), {2}});
   refused(HostTensor{nullptr, DType::float32, {2}});
   refused(HostTensor{x, DType::float32, {-2}});
+  refused(HostTensor{x, DType::complex128, {int64_t{1} << 60}, {0}});  // 2^64 bytes
+  refused(HostTensor{x, DType::float32, {int64_t{1} << 50}, {0}});
   refused(HostTensor{x, DType::float32, {2}, {1, 1}});
   refused(HostTensor{x, DType::float32, std::vector<int64_t>(65, 1)});
   refused(Values{std::string("a"), int64_t{1}});
