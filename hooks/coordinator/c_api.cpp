@@ -100,7 +100,7 @@ CoordinatorConfiguration configuration_of(const djinn_coordinator_config* given)
   milliseconds(given->open_patience_ms, c.open_patience);
   milliseconds(given->call_patience_ms, c.call_patience);
   milliseconds(given->idle_ms, c.idle);
-  if (given->cached_input_bytes) c.cached_input_bytes = given->cached_input_bytes;
+  if (given->cached_input_bytes) c.cached_input_bytes = given->cached_input_bytes == DJINN_CACHE_OFF ? 0 : given->cached_input_bytes;
   if (given->link_library) c.link_library = given->link_library;
   if (given->emulate) c.emulate = given->emulate;
   return c;

@@ -118,7 +118,7 @@ struct CoordinatorConfiguration {
   std::chrono::milliseconds open_patience{30000};   // a cold worker loads libtorch
   std::chrono::milliseconds call_patience{120000};  // for one answer; after it the session is given up
   std::chrono::milliseconds idle{60000};            // a session that holds nobody's handles ends when it is unused for so long
-  uint64_t cached_input_bytes = 1ull << 30;         // inputs that a target keeps, because equal ones may come again
+  uint64_t cached_input_bytes = 1ull << 30;         // inputs that a target keeps, because equal ones may come again; 0: none
   std::string link_library;                         // default: libdjinn_link.so beside this library
   std::string emulate;                              // DJINN_LINK's words; default: the real network
 };

@@ -51,8 +51,8 @@ std::byte* pack_dimension(std::byte* to, const std::byte* from, std::span<const 
 
 // Four lanes, because one multiplication waits for the one before. Both halves of the product are kept: with the lower one alone the top bit of a
 // word (a sign) could be undone by one bit of the next.
-Fingerprint fingerprint(std::span<const std::byte> bytes) {
-  uint64_t lane[4] = {kOdd[3] ^ bytes.size(), kOdd[2], kOdd[1], kOdd[0]};
+Fingerprint fingerprint(std::span<const std::byte> bytes, const Seed& seed) {
+  uint64_t lane[4] = {kOdd[3] ^ seed[0] ^ bytes.size(), kOdd[2] ^ seed[1], kOdd[1] ^ seed[2], kOdd[0] ^ seed[3]};
   const std::byte* p = bytes.data();
   size_t left = bytes.size();
   auto step = [&](int i, uint64_t w) {

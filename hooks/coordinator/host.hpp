@@ -1,5 +1,6 @@
 // Tensors in the caller's memory: how their elements lie, packing them, and a fingerprint by which an equal input is recognised.
 #pragma once
+#include <array>
 #include <compare>
 #include <cstddef>
 #include <cstdint>
@@ -12,8 +13,9 @@ struct Fingerprint {
   uint64_t word[2];
   friend auto operator<=>(const Fingerprint&, const Fingerprint&) = default;
 };
-// 128 bits, and fast rather than secret: equal inputs are looked for among the caller's own.
-Fingerprint fingerprint(std::span<const std::byte> bytes);
+// 128 bits, and fast. It is no cryptographic hash; whoever may choose inputs must not know the seed, or could make two that look equal.
+using Seed = std::array<uint64_t, 4>;
+Fingerprint fingerprint(std::span<const std::byte> bytes, const Seed& seed = {});
 
 std::vector<int64_t> contiguous_strides(std::span<const int64_t> sizes);
 // The bytes from the first element to behind the last; false when a size is negative or something overflows, be it that (of expanded dimensions) or

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cstdlib>
 #include <cstring>
+#include <random>
 
 #include "hooks/coordinator/encode.hpp"
 #include "semantic/wire/control.hpp"
@@ -30,6 +31,15 @@ static_assert(kPieceBytes <= wire::kBulkBytesMax);
 // Inputs that are kept because equal ones may come again, however small.
 constexpr size_t kInputsMax = 4096;
 
+constexpr const char* kForked = "this process was forked from the one that opened the session";
+
+Seed random_seed() {
+  std::random_device random;
+  Seed seed;
+  for (uint64_t& word : seed) word = uint64_t{random()} << 32 | random();
+  return seed;
+}
+
 std::string lease_words(uint64_t bytes) { return "the server has no memory for a tensor of " + std::to_string(bytes) + " bytes"; }
 
 }  // namespace
@@ -40,7 +50,12 @@ Remote::~Remote() {
 }
 
 Session::Session(const djinn_link_api* api, const CoordinatorConfiguration& configuration, std::string target)
-    : api_(api), configuration_(configuration), target_(std::move(target)), owner_(getpid()), log_(configuration.call_patience) {}
+    : api_(api),
+      configuration_(configuration),
+      target_(std::move(target)),
+      owner_(getpid()),
+      log_(configuration.call_patience),
+      seed_(random_seed()) {}
 
 Session::~Session() { close("it was closed"); }
 
@@ -89,10 +104,8 @@ void Session::close(const std::string& why) {
     if (std::exchange(closed_, true)) return;
   }
   log_.lose(why);
-  if (link_ && owner_ == getpid()) api_->close(link_, kCloseMs);
-  std::map<InputKey, Input> inputs;  // they hold this session; they go when the lock is free
-  std::lock_guard lock(inputs_mutex_);
-  inputs.swap(inputs_);
+  if (link_) api_->close(link_, kCloseMs);
+  forget_inputs();  // they hold this session
 }
 
 void Session::touch() {
@@ -129,7 +142,7 @@ RemotePointer Session::make(DType dtype, uint16_t flags, std::vector<int64_t> si
   r->dtype = dtype, r->flags = flags;
   r->sizes = std::move(sizes), r->strides = std::move(strides);
   if (!span_bytes(r->sizes, r->strides, item_bytes(dtype), r->bytes)) throw std::invalid_argument("a tensor whose extent overflows");
-  std::optional<uint64_t> address = r->bytes ? arena_->allocate(r->bytes) : 0;
+  std::optional<uint64_t> address = r->bytes ? allocate(r->bytes) : 0;
   if (!address) throw std::length_error(lease_words(r->bytes));
   r->address = *address;
   std::lock_guard lock(ids_mutex_);
@@ -141,6 +154,21 @@ RemotePointer Session::make(DType dtype, uint16_t flags, std::vector<int64_t> si
     free_ids_.pop_back();
   }
   return r;
+}
+
+// What is kept only because it may come again makes room for what is wanted now.
+std::optional<uint64_t> Session::allocate(uint64_t bytes) {
+  auto address = arena_->allocate(bytes);
+  return address || !forget_inputs() ? address : arena_->allocate(bytes);
+}
+
+// False when there were none. Those that a call uses live until it is over.
+bool Session::forget_inputs() {
+  std::map<InputKey, Input> inputs;  // given back when the lock is free
+  std::lock_guard lock(inputs_mutex_);
+  inputs.swap(inputs_);
+  input_bytes_ = 0;
+  return !inputs.empty();
 }
 
 void Session::define(const Remote& r) {
@@ -225,7 +253,8 @@ RemotePointer Session::input(const HostTensor& host, bool may_be_shared) {
     strides = contiguous_strides(host.sizes);
   }
   if (!span_bytes(host.sizes, strides, item, extent)) throw std::invalid_argument("a tensor whose extent overflows");
-  InputKey key(may_be_shared ? fingerprint(bytes) : Fingerprint{}, host.dtype, host.sizes, strides);
+  may_be_shared = may_be_shared && configuration_.cached_input_bytes;
+  InputKey key(may_be_shared ? fingerprint(bytes, seed_) : Fingerprint{}, host.dtype, host.sizes, strides);
   if (may_be_shared) {
     std::lock_guard lock(inputs_mutex_);
     if (auto known = inputs_.find(key); known != inputs_.end()) {

@@ -41,6 +41,7 @@ typedef struct djinn_failure { /* text that is too long is cut */
   char op[256], target[512], reason[4096];
 } djinn_failure;
 
+#define DJINN_CACHE_OFF UINT64_MAX        /* cached_input_bytes: no input is kept */
 typedef struct djinn_coordinator_config { /* 0 and null: the default */
   const char* node_id;
   uint64_t open_patience_ms, call_patience_ms, idle_ms, cached_input_bytes;

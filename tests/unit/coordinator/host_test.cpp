@@ -66,4 +66,5 @@ TEST_CASE("coordinator host: any changed bit or length is another fingerprint") 
   for (size_t n = 1; n <= zeros.size(); n++, made++) seen.insert(fingerprint(std::span(zeros).first(n)));
   CHECK(seen.size() == made);
   CHECK(fingerprint(bytes) == fingerprint(std::vector<std::byte>(bytes)));
+  CHECK(fingerprint(bytes, {1, 2, 3, 4}) != fingerprint(bytes));
 }

@@ -7,6 +7,7 @@ from ..cli._parts import part
 from .errors import DeadHandleError, RemoteOperationError, TargetUnreachableError
 
 VERSION = 1
+CACHE_OFF = (1 << 64) - 1
 NONE, BOOL, INT, REAL, COMPLEX, STRING, DEVICE, HOST, REMOTE, LIST = range(10)
 ERRORS = {1: RemoteOperationError, 2: TargetUnreachableError, 3: DeadHandleError}
 

@@ -31,9 +31,13 @@ class CoordinatorConfig:
     open_timeout: float = 30.0          # seconds, for opening a session
     operation_timeout: float = 120.0    # seconds, for one answer; after it the session is given up
     idle_timeout: float = 60.0          # seconds without use or living handles, after which a session ends
-    cached_input_bytes: int = 1 << 30   # inputs that a target keeps because equal ones may come again
+    cached_input_bytes: int = 1 << 30   # inputs that a target keeps because equal ones may come again; 0: none
     max_concurrency: int = 16           # calls that wait for servers at the same time
     link: str = None                    # an emulated network, in the words of DJINN_LINK (default: what that says)
+
+    def __post_init__(self):
+        if not 0 <= self.cached_input_bytes < c.CACHE_OFF:
+            raise ValueError(f"cached_input_bytes={self.cached_input_bytes}: a number of bytes, or 0 to keep none")
 
 
 class RemoteTensor:
@@ -173,7 +177,7 @@ class DjinnCoordinator:
             library, config, failure = c.library(), self.config, c.Failure()
             milliseconds = [max(1, round(seconds * 1000)) for seconds in (config.open_timeout, config.operation_timeout, config.idle_timeout)]
             link = config.link if config.link is not None else os.environ.get("DJINN_LINK", "")
-            given = c.Config(config.node_id.encode(), *milliseconds, config.cached_input_bytes, None, link.encode() or None)
+            given = c.Config(config.node_id.encode(), *milliseconds, config.cached_input_bytes or c.CACHE_OFF, None, link.encode() or None)
             self._native = library.djinn_coordinator_make(ctypes.byref(given), ctypes.byref(failure))
             if not self._native:
                 raise failure.error()
