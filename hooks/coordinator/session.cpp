@@ -98,7 +98,11 @@ std::string Session::open() {
   return {};
 }
 
+bool Session::foreign() const { return owner_ != getpid(); }
+
+// In a forked child there is nothing to close, and a mutex may be held for ever by a thread that exists in the parent only.
 void Session::close(const std::string& why) {
+  if (foreign()) return;
   {
     std::lock_guard lock(mutex_);
     if (std::exchange(closed_, true)) return;
@@ -182,7 +186,7 @@ void Session::define(const Remote& r) {
 
 // The last handle is gone. In ticket order, so whatever uses the place next comes later.
 void Session::forget(const Remote& r) {
-  if (owner_ != getpid()) return;
+  if (foreign()) return;
   if (r.id != Remote::kNone) {
     std::vector<std::byte> payload;
     wire::Writer(payload).put_array(std::span<const uint32_t>(&r.id, 1));
@@ -272,6 +276,7 @@ RemotePointer Session::input(const HostTensor& host, bool may_be_shared) {
 
 RemotePointer Session::own(const RemoteTensor& tensor) const {
   const RemotePointer& r = tensor.remote();
+  if (r->session->foreign()) throw DeadHandleError({}, r->session->target(), kForked);
   if (r->session->lost()) throw DeadHandleError({}, r->session->target(), "the handle is dead: " + r->session->log_.reason());
   if (r->session.get() == this) return r;
   throw DeadHandleError({}, target_, "the handle is of another target (" + r->session->target() + "); fetch it to use it here");
@@ -304,7 +309,7 @@ struct Busy {
 }  // namespace
 
 Values Session::call(const std::string& op, const Values& arguments, const Keywords& keywords) {
-  if (owner_ != getpid()) throw UnreachableError(op, target_, "this process was forked from the one that opened the session");
+  if (foreign()) throw UnreachableError(op, target_, kForked);
   Busy busy(busy_);
   {
     std::lock_guard lock(inputs_mutex_);
@@ -321,8 +326,8 @@ Values Session::call(const std::string& op, const Values& arguments, const Keywo
 }
 
 void Session::fetch(const Remote& r, void* to) {
+  if (foreign()) throw DeadHandleError({}, target_, kForked);
   if (lost()) throw DeadHandleError({}, target_, "the handle is dead: " + log_.reason());
-  if (owner_ != getpid()) throw DeadHandleError({}, target_, "this process was forked from the one that opened the session");
   if (!r.bytes) return;
   Busy busy(busy_);
   bool dense_rows = r.strides == contiguous_strides(r.sizes);

@@ -48,6 +48,7 @@ class Session : public std::enable_shared_from_this<Session> {
 
   const std::string& target() const { return target_; }
   bool lost() const { return log_.lost(); }
+  bool foreign() const;  // this process was forked from the one whose session it is
   void touch();
   bool idle() const;  // nobody holds a handle, and nothing was called for as long as the configuration says
   CoordinatorStatistics statistics() const;

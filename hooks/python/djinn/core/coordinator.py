@@ -167,12 +167,12 @@ class DjinnCoordinator:
         if not isinstance(config, CoordinatorConfig):
             raise TypeError("DjinnCoordinator takes a CoordinatorConfig")
         self.config = config
-        self._native = self._threads = None
+        self._native = self._threads = self._owner = None
         self._state = threading.Lock()
 
     async def start(self):
         with self._state:
-            if self._native:
+            if self._native and self._owner == os.getpid():
                 return
             library, config, failure = c.library(), self.config, c.Failure()
             milliseconds = [max(1, round(seconds * 1000)) for seconds in (config.open_timeout, config.operation_timeout, config.idle_timeout)]
@@ -181,7 +181,7 @@ class DjinnCoordinator:
             self._native = library.djinn_coordinator_make(ctypes.byref(given), ctypes.byref(failure))
             if not self._native:
                 raise failure.error()
-            self._finalizer = weakref.finalize(self, library.djinn_coordinator_release, self._native)
+            self._owner, self._finalizer = os.getpid(), weakref.finalize(self, library.djinn_coordinator_release, self._native)
             self._threads = concurrent.futures.ThreadPoolExecutor(config.max_concurrency, thread_name_prefix="djinn")
 
     async def stop(self):
@@ -204,12 +204,15 @@ class DjinnCoordinator:
     def _running(self, op, target):
         if self._native is None:
             raise TargetUnreachableError(op, target, "the coordinator is not running (start() it)")
+        if self._owner != os.getpid():
+            raise TargetUnreachableError(op, target, "this process was forked from the one that started the coordinator (start() it here, too)")
         if not self.config.tcp_fallback and not target.startswith("ipc://"):
             raise TargetUnreachableError(op, target, "it is reached over TCP, which tcp_fallback=False rules out")
         return self._native
 
     async def _in_thread(self, work, *arguments):
-        return await asyncio.get_running_loop().run_in_executor(self._threads, work, *arguments)
+        threads = self._threads if self._owner == os.getpid() else None  # a forked child does not have its parent's
+        return await asyncio.get_running_loop().run_in_executor(threads, work, *arguments)
 
     async def connect(self, target):
         """Opens the session with `target` now instead of at its first operator."""
