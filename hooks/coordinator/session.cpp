@@ -320,9 +320,13 @@ Values Session::call(const std::string& op, const Values& arguments, const Keywo
   touch();
   c.written();
   if (reply.lost) throw UnreachableError(op, target_, reply.text);
-  if (reply.status) fail(op, reply.text);
+  auto drop = [this](uint64_t stash) { post(Opcode::op_drop, wire::Handle{stash}); };
+  if (reply.status) {
+    if (auto stash = wire::Reader(reply.payload).get<uint64_t>()) drop(stash);
+    fail(op, reply.text);
+  }
   ++operations_;
-  return c.results(reply.payload, [this](uint64_t stash) { post(Opcode::op_drop, wire::Handle{stash}); });
+  return c.results(reply.payload, drop);
 }
 
 void Session::fetch(const Remote& r, void* to) {

@@ -83,6 +83,8 @@ TEST_CASE("coordinator call: a posted command that fails is told by the next cal
   rig.link.answer_next(Opcode::op_call, Rig::one_tensor({2}));
   CHECK_THROWS_AS(rig.session->call("aten::relu", {HostTensor{x, DType::float32, {2}}}, {}), OperationError);
   CHECK(rig.call("aten::relu", {}, Rig::one_tensor({2})).size() == 1);
+  rig.link.tick(), rig.link.step();
+  CHECK(rig.sent(Opcode::op_drop) == 2);  // the first call's result, too
 }
 
 TEST_CASE("coordinator call: sticky errors and losses end the session, its handles are dead") {
