@@ -11,6 +11,7 @@
 #pragma once
 #include <chrono>
 #include <complex>
+#include <concepts>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -85,13 +86,30 @@ class DJINN_COORDINATOR_API RemoteTensor {
 // The device argument of an operator; a server has one, which is also its CPU.
 struct Device {};
 
+template <class T>
+concept WholeNumber = std::integral<T> && !std::same_as<T, bool>;
+
 struct Value;
 using Values = std::vector<Value>;
 using Keywords = std::vector<std::pair<std::string, Value>>;
 // An argument or a result. std::monostate is None; a dtype argument is its number; lists are of one kind.
 struct Value : std::variant<std::monostate, bool, int64_t, double, std::complex<double>, std::string, Device, HostTensor, RemoteTensor, Values> {
-  using variant::variant;
+  Value() = default;
+  // Every whole number is an int64_t; an unsigned one would else become what it converts to without narrowing: std::complex<double>.
+  template <WholeNumber T>
+  Value(T n) : variant(whole(n)) {}
+  template <class T>
+  requires(!WholeNumber<std::remove_cvref_t<T>> && !std::derived_from<std::remove_cvref_t<T>, Value> && std::constructible_from<variant, T>)
+      Value(T&& v)
+      : variant(std::forward<T>(v)) {}
   const RemoteTensor& tensor() const { return std::get<RemoteTensor>(*this); }  // std::bad_variant_access: it is none
+
+ private:
+  template <class T>
+  static int64_t whole(T n) {
+    if (!std::in_range<int64_t>(n)) throw std::invalid_argument("a whole number that does not fit in 64 bits");
+    return static_cast<int64_t>(n);
+  }
 };
 
 // What went wrong: "aten::matmul at tcp://localhost:5556: mat1 and mat2 shapes cannot be multiplied (2x3 and 2x3)".
