@@ -63,7 +63,8 @@ struct Remote;
 class Pool;
 }  // namespace coordinator
 
-// A tensor on a server. Copies share it; with the last one its memory there is given back.
+// A tensor on a server. Copies share it; with the last one its memory there is given back: that destructor posts a few words to the server, and may
+// wait for it (as long as call_patience) while so much is under way that the window is full, or while another thread asks for more memory.
 class DJINN_COORDINATOR_API RemoteTensor {
  public:
   explicit RemoteTensor(std::shared_ptr<coordinator::Remote> r) : remote_(std::move(r)) {}

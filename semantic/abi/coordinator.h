@@ -74,7 +74,7 @@ const djinn_value* djinn_results_values(const djinn_results*, size_t* count); /*
 void djinn_results_release(djinn_results*);
 
 djinn_remote* djinn_remote_copy(const djinn_remote*); /* null: out of memory */
-void djinn_remote_release(djinn_remote*);
+void djinn_remote_release(djinn_remote*);             /* may wait for the server, like the last copy in coordinator.hpp */
 void djinn_remote_describe(const djinn_remote*, djinn_remote_info*);
 /* Row-major numbers, `bytes` = elements × item size. 1, or 0 and the failure. */
 int djinn_remote_fetch(const djinn_remote*, void* to, size_t bytes, djinn_failure*);

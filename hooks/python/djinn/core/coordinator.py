@@ -48,7 +48,7 @@ class RemoteTensor:
         self._pointer = library.djinn_remote_copy(pointer)
         if not self._pointer:
             raise MemoryError
-        self._finalizer = weakref.finalize(self, library.djinn_remote_release, self._pointer)
+        self._finalizer = weakref.finalize(self, c.releases().put, self._pointer)
         self._coordinator, self._lock, self._numbers = coordinator, threading.Lock(), None
         info = self._describe()
         self._dtype, self.target = info.dtype, info.target.decode()
@@ -191,8 +191,11 @@ class DjinnCoordinator:
             self._native = self._threads = None
         if native is None:
             return
-        await asyncio.get_running_loop().run_in_executor(None, c.library().djinn_coordinator_close, native)
+        await asyncio.get_running_loop().run_in_executor(None, self._close, native)
         threads.shutdown(wait=False)
+
+    def _close(self, native):  # bound: whoever waits for a server keeps this object, and so what `native` points to, although nobody else may
+        c.library().djinn_coordinator_close(native)
 
     async def __aenter__(self):
         await self.start()
@@ -216,8 +219,12 @@ class DjinnCoordinator:
 
     async def connect(self, target):
         """Opens the session with `target` now instead of at its first operator."""
-        native, failure = self._running("", target), c.Failure()
-        if not await self._in_thread(c.library().djinn_coordinator_connect, native, target.encode(), ctypes.byref(failure)):
+        self._running("", target)
+        await self._in_thread(self._connect, target)
+
+    def _connect(self, target):
+        failure = c.Failure()
+        if not c.library().djinn_coordinator_connect(self._running("", target), target.encode(), ctypes.byref(failure)):
             raise failure.error()
 
     async def execute_remote_operation(self, op, inputs, target, **kwargs):
