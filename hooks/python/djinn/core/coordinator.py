@@ -96,6 +96,9 @@ class RemoteTensor:
             raise TypeError("len() of a tensor without dimensions")
         return self._shape[0]
 
+    def __bool__(self):
+        return bool(self.cpu())
+
     def __repr__(self):
         return f"RemoteTensor(shape={self._shape}, dtype={DTYPES[self._dtype][0]}, device='{self.device}')"
 
@@ -130,8 +133,11 @@ class RemoteTensor:
         import numpy
         raw, conjugate, negative = self._fetch()
         array = numpy.frombuffer(bytearray(raw), dtype=DTYPES[self._dtype][1]).reshape(self._shape)
-        array = array.conj() if conjugate else array
-        return -array if negative else array
+        if conjugate:
+            numpy.conjugate(array, out=array)  # the functions without `out` would make a number of a 0-dimensional array
+        if negative:
+            numpy.negative(array, out=array)
+        return array
 
     def __array__(self, dtype=None, copy=None):
         array = self.numpy()
@@ -149,14 +155,23 @@ class RemoteTensor:
 
     @classmethod
     def __torch_function__(cls, function, types, args=(), kwargs=None):
-        """A function of torch that is given a handle computes here, with the numbers."""
+        """A function of torch that is given a handle computes here, with the numbers. What it would write to the handle would be lost."""
+        kwargs, name = kwargs or {}, getattr(function, "__name__", str(function))
+        written = [args[:1] if name.endswith("_") and not name.endswith("__") or kwargs.get("inplace") else (), kwargs.get("out")]
+        if any(map(_holds_handle, written)):
+            raise TypeError(f"{name} would write to a RemoteTensor here: have the server do it (aten::{name.rstrip('_')}_ or out=), or fetch it first")
+
         def local(value):
             if isinstance(value, RemoteTensor):
                 return value.cpu()
             if isinstance(value, (list, tuple)) and any(isinstance(v, (RemoteTensor, list, tuple)) for v in value):
                 return type(value)(map(local, value)) if type(value) in (list, tuple) else value
             return value
-        return function(*map(local, args), **{name: local(value) for name, value in (kwargs or {}).items()})
+        return function(*map(local, args), **{name: local(value) for name, value in kwargs.items()})
+
+
+def _holds_handle(value):
+    return isinstance(value, RemoteTensor) or isinstance(value, (list, tuple)) and any(map(_holds_handle, value))
 
 
 class DjinnCoordinator:
@@ -227,24 +242,39 @@ class DjinnCoordinator:
         if not c.library().djinn_coordinator_connect(self._running("", target), target.encode(), ctypes.byref(failure)):
             raise failure.error()
 
-    async def execute_remote_operation(self, op, inputs, target, **kwargs):
+    async def execute_remote_operation(self, op, inputs, target=None, /, *, keywords=None, **further):
         """Runs `op` ("aten::add", or one overload, "aten::add.Tensor") at `target` ("HOST:PORT", "tcp://…", "ipc://…"). `inputs` are its arguments by
-        position: handles, tensors of torch, arrays of numpy, numbers, strings, dtypes, None, lists of these; further ones by keyword. The result is a
-        RemoteTensor, a number, or a list; several are a tuple, none is None. An operator in place gives back the handle of what it has written."""
-        self._running(op, target)
-        return await self._in_thread(self._execute, op, list(inputs), target, kwargs)
+        position: handles, tensors of torch, arrays of numpy, numbers, strings, dtypes, None, lists of these; further ones by keyword or in the
+        dictionary `keywords`. The result is a RemoteTensor, a number, or a list; several are a tuple, none is None. An operator in place gives back the
+        handle of what it has written (those whose schema returns nothing, _foreach_add_, give None).
 
-    def execute(self, op, inputs, target, **kwargs):
+        `target=` names the server unless that is given by position; then it is the operator's, as in mse_loss(…, target=y)."""
+        target, named = self._target(op, target, keywords, further)
+        return await self._in_thread(self._execute, op, list(inputs), target, named)
+
+    def execute(self, op, inputs, target=None, /, *, keywords=None, **further):
         """execute_remote_operation for programs without an event loop; the calling thread waits."""
+        target, named = self._target(op, target, keywords, further)
+        return self._execute(op, list(inputs), target, named)
+
+    def _target(self, op, target, keywords, further):
+        """Which server is meant, and the operator's keywords."""
+        if target is None:
+            target = further.pop("target", None)
+        if not isinstance(target, str):
+            raise RemoteOperationError(op, "no target", f"the target is a string such as 'localhost:5556', not {type(target).__qualname__}")
+        twice = sorted(set(keywords or ()) & set(further))
+        if twice:
+            raise RemoteOperationError(op, target, f"argument '{twice[0]}' is given twice")
         self._running(op, target)
-        return self._execute(op, list(inputs), target, kwargs)
+        return target, {**(keywords or {}), **further}
 
     def _execute(self, op, inputs, target, kwargs):
         library, failure, encoder, count = c.library(), c.Failure(), Encoder(), ctypes.c_size_t()
         native = self._running(op, target)
         try:
             values = encoder.array([*inputs, *kwargs.values()])
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, RuntimeError) as error:  # torch raises RuntimeErrors where a tensor has no memory to show
             raise RemoteOperationError(op, target, str(error)) from None
         names = (ctypes.c_char_p * max(len(kwargs), 1))(*[name.encode() for name in kwargs])
         results = library.djinn_coordinator_call(native, op.encode(), target.encode(), values, len(inputs) + len(kwargs), names, len(kwargs),
