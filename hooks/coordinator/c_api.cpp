@@ -17,13 +17,9 @@ struct djinn_results {
   std::deque<std::vector<djinn_value>> lists;  // inner ones
   std::vector<djinn_value> values;
   std::deque<djinn_remote> remotes;
-  std::deque<std::string> strings;
 };
 
 namespace {
-
-// A list holds no lists in any schema; deeper ones are the caller's mistake, not a reason to run out of stack.
-constexpr int kDepthMax = 4;
 
 void say(djinn_failure* f, uint32_t kind, const std::string& op, const std::string& target, const std::string& reason) {
   if (!f) return;
@@ -50,7 +46,7 @@ Result guarded(djinn_failure* f, const char* op, const char* target, Result othe
   return otherwise;
 }
 
-Value value_of(const djinn_value& v, int depth = 0) {
+Value value_of(const djinn_value& v, bool in_list = false) {
   switch (static_cast<djinn_value_kind>(v.kind)) {
     case DJINN_NONE: return {};
     case DJINN_BOOL: return v.integer != 0;
@@ -68,9 +64,10 @@ Value value_of(const djinn_value& v, int depth = 0) {
       if (!v.remote) throw std::invalid_argument("a null handle");
       return v.remote->tensor;
     case DJINN_LIST: {
-      if (depth >= kDepthMax) throw std::invalid_argument("lists of lists of lists");
+      if (in_list)
+        throw std::invalid_argument("a list whose elements are not all tensors, numbers or strings");  // as encode.cpp; and no deep recursion
       Values list;
-      for (uint64_t i = 0; i < v.count; i++) list.push_back(value_of(v.list[i], depth + 1));
+      for (uint64_t i = 0; i < v.count; i++) list.push_back(value_of(v.list[i], true));
       return list;
     }
   }
@@ -83,10 +80,6 @@ djinn_value describe(const Value& v, djinn_results& r) {
   if (auto* i = std::get_if<int64_t>(&v)) out.kind = DJINN_INT, out.integer = *i;
   if (auto* d = std::get_if<double>(&v)) out.kind = DJINN_REAL, out.real = *d;
   if (auto* z = std::get_if<std::complex<double>>(&v)) out.kind = DJINN_COMPLEX, out.real = z->real(), out.imaginary = z->imag();
-  if (auto* s = std::get_if<std::string>(&v)) {
-    const std::string& kept = r.strings.emplace_back(*s);
-    out.kind = DJINN_STRING, out.data = kept.data(), out.count = kept.size();
-  }
   if (auto* t = std::get_if<RemoteTensor>(&v)) out.kind = DJINN_REMOTE, out.remote = &r.remotes.emplace_back(djinn_remote{*t});
   if (auto* list = std::get_if<Values>(&v)) {
     std::vector<djinn_value> elements;
@@ -107,7 +100,7 @@ CoordinatorConfiguration configuration_of(const djinn_coordinator_config* given)
   milliseconds(given->open_patience_ms, c.open_patience);
   milliseconds(given->call_patience_ms, c.call_patience);
   milliseconds(given->idle_ms, c.idle);
-  if (given->cached_input_bytes) c.cached_input_bytes = given->cached_input_bytes;
+  if (given->cached_input_bytes) c.cached_input_bytes = given->cached_input_bytes == DJINN_CACHE_OFF ? 0 : given->cached_input_bytes;
   if (given->link_library) c.link_library = given->link_library;
   if (given->emulate) c.emulate = given->emulate;
   return c;

@@ -2,6 +2,7 @@
 #include "hooks/coordinator/coordinator.hpp"
 
 #include <dlfcn.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cstring>
@@ -51,13 +52,17 @@ uint64_t RemoteTensor::elements() const {
 }
 void RemoteTensor::fetch(void* to) const { remote_->session->fetch(*remote_, to); }
 std::vector<std::byte> RemoteTensor::fetch() const {
-  std::vector<std::byte> bytes(elements() * item_bytes(dtype()));
+  uint64_t size;  // make() has refused a tensor whose size overflows
+  if (!coordinator::packed_bytes(sizes(), item_bytes(dtype()), size)) throw std::length_error("a tensor whose size overflows");
+  std::vector<std::byte> bytes(size);
   fetch(bytes.data());
   return bytes;
 }
 
 Coordinator::Coordinator(CoordinatorConfiguration configuration) : pool_(std::make_unique<Pool>(std::move(configuration))) {}
-Coordinator::~Coordinator() = default;
+Coordinator::~Coordinator() {
+  if (pool_ && pool_->foreign()) static_cast<void>(pool_.release());  // a forked child's copy: what its end would wait for is the parent's
+}
 void Coordinator::connect(const std::string& target) { pool_->session({}, target); }
 Values Coordinator::call(const std::string& op, const Values& arguments, const std::string& target, const Keywords& keywords) {
   return pool_->session(op, target)->call(op, arguments, keywords);
@@ -71,7 +76,7 @@ namespace {
 
 // Idle sessions are looked for this often, or twice in the time that makes them idle.
 constexpr auto kSweepMax = std::chrono::seconds(5);
-// Targets of one coordinator; each is a session and a thread.
+// Sessions of one coordinator; each has a thread.
 constexpr size_t kTargetsMax = 256;
 
 // libdjinn_link.so beside this library. RTLD_LOCAL: its libzmq stays out of the program's global scope.
@@ -105,17 +110,26 @@ CoordinatorStatistics sum(CoordinatorStatistics a, const CoordinatorStatistics& 
 
 }  // namespace
 
-Pool::Pool(CoordinatorConfiguration configuration) : configuration_(std::move(configuration)), sweeper_([this] { sweep(); }) {}
+Pool::Pool(CoordinatorConfiguration configuration) : configuration_(std::move(configuration)), owner_(getpid()), sweeper_([this] { sweep(); }) {}
 
-std::shared_ptr<Pool::Place> Pool::place(const std::string& op, const std::string& target) {
+bool Pool::foreign() const { return owner_ != getpid(); }
+
+// `attempts`: how many opens were over at that moment.
+std::shared_ptr<Pool::Place> Pool::place(const std::string& op, const std::string& target, uint64_t& attempts) {
+  if (foreign()) throw UnreachableError(op, target, "this process was forked from the one that made the coordinator");
   std::lock_guard lock(mutex_);
   if (closed_) throw UnreachableError(op, target, "the coordinator is closed");
   std::string why;
   if (!api_ && !(api_ = load_link(configuration_.link_library, why))) throw UnreachableError(op, target, why);
   auto found = places_.find(target);
-  if (found != places_.end()) return found->second;
-  if (places_.size() >= kTargetsMax) throw UnreachableError(op, target, "this coordinator has " + std::to_string(kTargetsMax) + " targets already");
-  return places_.emplace(target, std::make_shared<Place>()).first->second;
+  if (found == places_.end()) {
+    // those without a session make room, and what they counted is forgotten
+    if (places_.size() >= kTargetsMax) std::erase_if(places_, [](auto& p) { return !p.second->session && p.second.use_count() == 1; });
+    if (places_.size() >= kTargetsMax) throw UnreachableError(op, target, "this coordinator has " + std::to_string(kTargetsMax) + " targets already");
+    found = places_.emplace(target, std::make_shared<Place>()).first;
+  }
+  attempts = found->second->attempts;
+  return found->second;
 }
 
 // The session leaves its place; what it counted stays. The caller closes it, without the lock.
@@ -128,26 +142,36 @@ std::shared_ptr<Session> Pool::take(Place& p) {
 
 std::shared_ptr<Session> Pool::session(const std::string& op, const std::string& given) {
   std::string target = endpoint(given);
-  auto p = place(op, target);
+  uint64_t seen;
+  auto p = place(op, target, seen);
   std::lock_guard opening(p->opening);
   std::shared_ptr<Session> gone;
   {
     std::lock_guard lock(mutex_);
     if (p->session && !p->session->lost()) return p->session->touch(), p->session;
+    if (p->attempts != seen && !p->why.empty()) throw UnreachableError(op, target, p->why);
     if (p->session) gone = take(*p);
   }
   if (gone) gone->close({});  // it has a reason already
+  return open(op, target, *p);
+}
+
+std::shared_ptr<Session> Pool::open(const std::string& op, const std::string& target, Place& p) {
   auto fresh = std::make_shared<Session>(api_, configuration_, target);
-  if (auto why = fresh->open(); !why.empty()) throw UnreachableError(op, target, why);
+  std::string why = fresh->open();
   std::unique_lock lock(mutex_);
-  ++p->past.sessions_opened;
-  if (!closed_) return p->session = fresh;
+  ++p.attempts;
+  p.why = why;
+  if (!why.empty()) throw UnreachableError(op, target, why);
+  ++p.past.sessions_opened;
+  if (!closed_) return p.session = fresh;
   lock.unlock();
   fresh->close("the coordinator was closed");
   throw UnreachableError(op, target, "the coordinator is closed");
 }
 
 CoordinatorStatistics Pool::statistics(const std::string& target) const {
+  if (foreign()) return {};
   std::lock_guard lock(mutex_);
   auto found = places_.find(endpoint(target));
   if (found == places_.end()) return {};
@@ -170,6 +194,7 @@ void Pool::sweep() {
 }
 
 void Pool::close() {
+  if (foreign()) return;
   std::vector<std::shared_ptr<Session>> open;
   {
     std::lock_guard lock(mutex_);

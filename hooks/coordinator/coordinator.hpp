@@ -11,6 +11,7 @@
 #pragma once
 #include <chrono>
 #include <complex>
+#include <concepts>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -62,7 +63,8 @@ struct Remote;
 class Pool;
 }  // namespace coordinator
 
-// A tensor on a server. Copies share it; with the last one its memory there is given back.
+// A tensor on a server. Copies share it; with the last one its memory there is given back: that destructor posts a few words to the server, and may
+// wait for it (as long as call_patience) while so much is under way that the window is full, or while another thread asks for more memory.
 class DJINN_COORDINATOR_API RemoteTensor {
  public:
   explicit RemoteTensor(std::shared_ptr<coordinator::Remote> r) : remote_(std::move(r)) {}
@@ -85,13 +87,30 @@ class DJINN_COORDINATOR_API RemoteTensor {
 // The device argument of an operator; a server has one, which is also its CPU.
 struct Device {};
 
+template <class T>
+concept WholeNumber = std::integral<T> && !std::same_as<T, bool>;
+
 struct Value;
 using Values = std::vector<Value>;
 using Keywords = std::vector<std::pair<std::string, Value>>;
 // An argument or a result. std::monostate is None; a dtype argument is its number; lists are of one kind.
 struct Value : std::variant<std::monostate, bool, int64_t, double, std::complex<double>, std::string, Device, HostTensor, RemoteTensor, Values> {
-  using variant::variant;
+  Value() = default;
+  // Every whole number is an int64_t; an unsigned one would else become what it converts to without narrowing: std::complex<double>.
+  template <WholeNumber T>
+  Value(T n) : variant(whole(n)) {}
+  template <class T>
+  requires(!WholeNumber<std::remove_cvref_t<T>> && !std::derived_from<std::remove_cvref_t<T>, Value> && std::constructible_from<variant, T>)
+      Value(T&& v)
+      : variant(std::forward<T>(v)) {}
   const RemoteTensor& tensor() const { return std::get<RemoteTensor>(*this); }  // std::bad_variant_access: it is none
+
+ private:
+  template <class T>
+  static int64_t whole(T n) {
+    if (!std::in_range<int64_t>(n)) throw std::invalid_argument("a whole number that does not fit in 64 bits");
+    return static_cast<int64_t>(n);
+  }
 };
 
 // What went wrong: "aten::matmul at tcp://localhost:5556: mat1 and mat2 shapes cannot be multiplied (2x3 and 2x3)".
@@ -118,7 +137,7 @@ struct CoordinatorConfiguration {
   std::chrono::milliseconds open_patience{30000};   // a cold worker loads libtorch
   std::chrono::milliseconds call_patience{120000};  // for one answer; after it the session is given up
   std::chrono::milliseconds idle{60000};            // a session that holds nobody's handles ends when it is unused for so long
-  uint64_t cached_input_bytes = 1ull << 30;         // inputs that a target keeps, because equal ones may come again
+  uint64_t cached_input_bytes = 1ull << 30;         // inputs that a target keeps, because equal ones may come again; 0: none
   std::string link_library;                         // default: libdjinn_link.so beside this library
   std::string emulate;                              // DJINN_LINK's words; default: the real network
 };

@@ -13,14 +13,22 @@ using wire::op::word;
 
 namespace {
 
-// PyTorch's names: in place ends in an underscore, out= is a keyword or an overload; batch norm writes its running statistics without saying so in
-// its schema. Inputs of such ops get memory of their own, so that what others share stays what it is.
-bool may_write(const std::string& op, const Keywords& keywords) {
+// What an op may write to gets memory of its own, so that what others share stays what it is. There is no schema here, so names decide, and rather
+// too much than too little: in place ends in an underscore, results that the caller gives are an "out" overload or keywords of many names (out,
+// values, indices, grad_input …). What is left are the bases below, which write to arguments by position; batch norm does not even say so in its
+// schema.
+constexpr std::string_view kWriters[] = {"batch_norm",     "instance_norm",  "fused_moving_avg_obs", "rrelu_with_noise",
+                                         "_cummax_helper", "_cummin_helper", "_no_dropout_inplace"};
+// The commonest keywords that no schema of PyTorch 2.14 writes to, so that a weight by keyword travels once, too.
+constexpr std::string_view kOnlyRead[] = {"weight", "bias", "other", "target", "mask"};
+
+bool writes_by_position(const std::string& op) {
   std::string base = op.substr(0, op.find('.')), overload = op.substr(base.size());
   if (base.ends_with('_') || overload.find("out") != std::string::npos) return true;
-  if (base.find("batch_norm") != std::string::npos || base.find("instance_norm") != std::string::npos) return true;
-  return std::any_of(keywords.begin(), keywords.end(), [](auto& k) { return k.first.starts_with("out"); });
+  return std::any_of(std::begin(kWriters), std::end(kWriters), [&](auto name) { return base.find(name) != std::string::npos; });
 }
+
+bool writes_by_keyword(const std::string& name) { return std::find(std::begin(kOnlyRead), std::end(kOnlyRead), name) == std::end(kOnlyRead); }
 
 template <class T>
 bool all_of(const Values& list) {
@@ -53,18 +61,19 @@ void put_text(wire::Writer& w, const std::string& s) {
 }  // namespace
 
 Call::Call(Session& session, const std::string& op, const Values& arguments, const Keywords& keywords)
-    : session_(session), op_(op), writes_(may_write(op, keywords)) {
+    : session_(session), op_(op), writes_(writes_by_position(op)) {
   if (arguments.size() + keywords.size() > wire::kCallValuesMax) session.fail(op, "more than " + std::to_string(wire::kCallValuesMax) + " arguments");
   if (op.size() > wire::kNameBytesMax) session.fail(op.substr(0, 64), "a name this long is no operator's");
   wire::Writer w(payload_);
   w.put(wire::op::OpCall{static_cast<uint32_t>(arguments.size()), static_cast<uint32_t>(keywords.size())});
   w.put_string(op);
   try {
-    for (const Value& v : arguments) given_.push_back(put(v, 0));
+    for (const Value& v : arguments) given_.push_back(put(v));
     for (const auto& [name, v] : keywords) {
       if (name.size() > wire::kNameBytesMax) throw std::invalid_argument("a keyword that is too long");
       w.put_string(name);
-      given_.push_back(put(v, 0));
+      writes_ = writes_by_position(op) || writes_by_keyword(name);
+      given_.push_back(put(v));
     }
   } catch (const DeadHandleError& e) {
     throw DeadHandleError(op, e.target, e.reason);
@@ -79,11 +88,12 @@ Call::Call(Session& session, const std::string& op, const Values& arguments, con
 RemotePointer Call::put_tensor(RemotePointer r) {
   wire::Writer(payload_).put(word(Tag::tensor, 0, 0, r->id));
   used_.push_back(r);
+  if (writes_) written_.push_back(r);
   return r;
 }
 
 // The tensor, if it is one.
-RemotePointer Call::put(const Value& v, int depth) {
+RemotePointer Call::put(const Value& v) {
   wire::Writer w(payload_);
   if (auto* host = std::get_if<HostTensor>(&v)) return put_tensor(session_.input(*host, !writes_));
   if (auto* remote = std::get_if<RemoteTensor>(&v)) return put_tensor(session_.own(*remote));
@@ -97,13 +107,14 @@ RemotePointer Call::put(const Value& v, int depth) {
     if (s->size() > wire::kNameBytesMax) throw std::invalid_argument("a string of " + std::to_string(s->size()) + " characters");
     put_text(w, *s);
   }
-  if (auto* list = std::get_if<Values>(&v)) put_list(*list, depth + 1);
+  if (auto* list = std::get_if<Values>(&v)) put_list(*list);
   return nullptr;
 }
 
-void Call::put_list(const Values& list, int depth) {
+// No list holds lists: kind_of() has none for them.
+void Call::put_list(const Values& list) {
   ListKind kind;
-  if (depth > 1 || !kind_of(list, kind)) throw std::invalid_argument("a list whose elements are not all tensors, numbers or strings");
+  if (!kind_of(list, kind)) throw std::invalid_argument("a list whose elements are not all tensors, numbers or strings");
   if (list.size() > wire::kListMax) throw std::invalid_argument("a list of " + std::to_string(list.size()) + " elements");
   wire::Writer w(payload_);
   w.put(word(Tag::list, static_cast<uint8_t>(kind), 0, static_cast<uint32_t>(list.size())));
@@ -115,14 +126,13 @@ void Call::put_list(const Values& list, int depth) {
       case ListKind::tensors:
       case ListKind::optional_tensors:
       case ListKind::numbers:
-      case ListKind::strings: put(v, depth); break;
+      case ListKind::strings: put(v); break;
     }
   }
 }
 
 void Call::written() const {
-  if (!writes_) return;
-  for (const RemotePointer& r : used_) ++r->version;
+  for (const RemotePointer& r : written_) ++r->version;
 }
 
 // ---- the answer ----

@@ -20,19 +20,20 @@ class Call {
   Values results(std::span<const std::byte> reply, const std::function<void(uint64_t stash)>& drop);
 
  private:
-  RemotePointer put(const Value& v, int depth);
+  RemotePointer put(const Value& v);
   RemotePointer put_tensor(RemotePointer r);
-  void put_list(const Values& list, int depth);
+  void put_list(const Values& list);
   Value read(wire::Reader& in, uint64_t stash);
   Value read_tensor(wire::Reader& in, uint64_t w, uint64_t stash);
   Value read_list(wire::Reader& in, uint64_t w, uint64_t stash);
 
   Session& session_;
   const std::string& op_;
-  bool writes_;  // it may write to its arguments
+  bool writes_;  // the op may write to the value that is being put
   std::vector<std::byte> payload_;
   std::vector<RemotePointer> given_;  // by number of the value; null: no tensor
   std::vector<RemotePointer> used_;   // alive until the call is over
+  std::vector<RemotePointer> written_;
 };
 
 }  // namespace djinn::coordinator

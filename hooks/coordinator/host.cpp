@@ -51,8 +51,8 @@ std::byte* pack_dimension(std::byte* to, const std::byte* from, std::span<const 
 
 // Four lanes, because one multiplication waits for the one before. Both halves of the product are kept: with the lower one alone the top bit of a
 // word (a sign) could be undone by one bit of the next.
-Fingerprint fingerprint(std::span<const std::byte> bytes) {
-  uint64_t lane[4] = {kOdd[3] ^ bytes.size(), kOdd[2], kOdd[1], kOdd[0]};
+Fingerprint fingerprint(std::span<const std::byte> bytes, const Seed& seed) {
+  uint64_t lane[4] = {kOdd[3] ^ seed[0] ^ bytes.size(), kOdd[2] ^ seed[1], kOdd[1] ^ seed[2], kOdd[0] ^ seed[3]};
   const std::byte* p = bytes.data();
   size_t left = bytes.size();
   auto step = [&](int i, uint64_t w) {
@@ -77,10 +77,10 @@ Fingerprint fingerprint(std::span<const std::byte> bytes) {
 
 std::vector<int64_t> contiguous_strides(std::span<const int64_t> sizes) {
   std::vector<int64_t> strides(sizes.size());
-  int64_t next = 1;
+  uint64_t next = 1;  // of an empty tensor it may overflow
   for (size_t i = sizes.size(); i-- > 0;) {
-    strides[i] = next;
-    next *= std::max<int64_t>(sizes[i], 1);
+    strides[i] = static_cast<int64_t>(next);
+    next *= static_cast<uint64_t>(std::max<int64_t>(sizes[i], 1));
   }
   return strides;
 }
@@ -97,16 +97,20 @@ bool count_elements(std::span<const int64_t> sizes, uint64_t& elements) {
   return true;
 }
 
+bool packed_bytes(std::span<const int64_t> sizes, size_t item, uint64_t& bytes) {
+  uint64_t elements;
+  return count_elements(sizes, elements) && !__builtin_mul_overflow(elements, item, &bytes);
+}
+
 bool span_bytes(std::span<const int64_t> sizes, std::span<const int64_t> strides, size_t item, uint64_t& bytes) {
-  uint64_t elements, last = 0, step;
-  if (!count_elements(sizes, elements)) return false;
-  bytes = 0;
-  if (!elements) return true;
+  uint64_t last = 0, step;
+  if (!packed_bytes(sizes, item, bytes)) return false;
+  if (!bytes) return true;
   for (size_t i = 0; i < sizes.size(); i++)
     if (strides[i] < 0 || __builtin_mul_overflow(static_cast<uint64_t>(sizes[i] - 1), static_cast<uint64_t>(strides[i]), &step) ||
         __builtin_add_overflow(last, step, &last))
       return false;
-  return !__builtin_mul_overflow(last + 1, item, &bytes);
+  return !__builtin_add_overflow(last, 1, &last) && !__builtin_mul_overflow(last, item, &bytes);
 }
 
 bool is_dense(std::span<const int64_t> sizes, std::span<const int64_t> strides) {

@@ -102,15 +102,16 @@ bool Log::credit_locked(uint64_t bytes) {
 }
 
 void Log::reserve_credit(std::unique_lock<std::mutex>& lock, uint64_t bytes) {
-  if (credit_locked(bytes) || lost()) return;
-  flush_locked();
-  lock.unlock();
-  bool free = wait_until([&] {
-    std::lock_guard again(mutex_);
-    return credit_locked(bytes);
-  });
-  if (!free) lose("it has executed nothing for " + std::to_string(patience_.count()) + " ms");
-  lock.lock();
+  while (!credit_locked(bytes) && !lost()) {  // another thread may take the credit that this one has waited for
+    flush_locked();
+    lock.unlock();
+    bool free = wait_until([&] {
+      std::lock_guard again(mutex_);
+      return credit_locked(bytes);
+    });
+    if (!free) lose("it has executed nothing for " + std::to_string(patience_.count()) + " ms");
+    lock.lock();
+  }
 }
 
 void Log::post(wire::Opcode opcode, std::span<const std::byte> payload, const djinn_part* part) {
@@ -144,8 +145,10 @@ Log::Reply Log::call(wire::Opcode opcode, std::span<const std::byte> payload, st
   std::lock_guard answers(answers_mutex_);
   pending_.erase(ticket);
   if (!p.done) return no_answer(reason_);
-  if (std::string before = std::exchange(posted_failure_, {}); !p.reply.status && !before.empty())
-    return failed("what was sent before it failed: " + before);
+  if (std::string before = std::exchange(posted_failure_, {}); !p.reply.status && !before.empty()) {
+    p.reply.status = 1;  // the payload stays: it names a stash that has to be dropped
+    p.reply.text = "what was sent before it failed: " + before;
+  }
   return std::move(p.reply);
 }
 

@@ -24,9 +24,9 @@ class Log {
   struct Reply {
     bool lost = false;  // no answer came, and none will
     int status = 0;
-    std::string text;  // of a failure
-    std::vector<std::byte> payload;
-    uint64_t bulk_bytes = 0;  // stored in `into`
+    std::string text;                // of a failure
+    std::vector<std::byte> payload;  // also of a call that succeeded after something posted had failed
+    uint64_t bulk_bytes = 0;         // stored in `into`
   };
   explicit Log(std::chrono::milliseconds patience) : patience_(patience) {}
   void start(const djinn_link_api* api, djinn_link* link, const djinn_link_opened& opened);

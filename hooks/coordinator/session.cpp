@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cstdlib>
 #include <cstring>
+#include <random>
 
 #include "hooks/coordinator/encode.hpp"
 #include "semantic/wire/control.hpp"
@@ -30,6 +31,15 @@ static_assert(kPieceBytes <= wire::kBulkBytesMax);
 // Inputs that are kept because equal ones may come again, however small.
 constexpr size_t kInputsMax = 4096;
 
+constexpr const char* kForked = "this process was forked from the one that opened the session";
+
+Seed random_seed() {
+  std::random_device random;
+  Seed seed;
+  for (uint64_t& word : seed) word = uint64_t{random()} << 32 | random();
+  return seed;
+}
+
 std::string lease_words(uint64_t bytes) { return "the server has no memory for a tensor of " + std::to_string(bytes) + " bytes"; }
 
 }  // namespace
@@ -40,7 +50,12 @@ Remote::~Remote() {
 }
 
 Session::Session(const djinn_link_api* api, const CoordinatorConfiguration& configuration, std::string target)
-    : api_(api), configuration_(configuration), target_(std::move(target)), owner_(getpid()), log_(configuration.call_patience) {}
+    : api_(api),
+      configuration_(configuration),
+      target_(std::move(target)),
+      owner_(getpid()),
+      log_(configuration.call_patience),
+      seed_(random_seed()) {}
 
 Session::~Session() { close("it was closed"); }
 
@@ -83,16 +98,18 @@ std::string Session::open() {
   return {};
 }
 
+bool Session::foreign() const { return owner_ != getpid(); }
+
+// In a forked child there is nothing to close, and a mutex may be held for ever by a thread that exists in the parent only.
 void Session::close(const std::string& why) {
+  if (foreign()) return;
   {
     std::lock_guard lock(mutex_);
     if (std::exchange(closed_, true)) return;
   }
   log_.lose(why);
-  if (link_ && owner_ == getpid()) api_->close(link_, kCloseMs);
-  std::map<InputKey, Input> inputs;  // they hold this session; they go when the lock is free
-  std::lock_guard lock(inputs_mutex_);
-  inputs.swap(inputs_);
+  if (link_) api_->close(link_, kCloseMs);
+  forget_inputs();  // they hold this session
 }
 
 void Session::touch() {
@@ -129,7 +146,7 @@ RemotePointer Session::make(DType dtype, uint16_t flags, std::vector<int64_t> si
   r->dtype = dtype, r->flags = flags;
   r->sizes = std::move(sizes), r->strides = std::move(strides);
   if (!span_bytes(r->sizes, r->strides, item_bytes(dtype), r->bytes)) throw std::invalid_argument("a tensor whose extent overflows");
-  std::optional<uint64_t> address = r->bytes ? arena_->allocate(r->bytes) : 0;
+  std::optional<uint64_t> address = r->bytes ? allocate(r->bytes) : 0;
   if (!address) throw std::length_error(lease_words(r->bytes));
   r->address = *address;
   std::lock_guard lock(ids_mutex_);
@@ -143,6 +160,21 @@ RemotePointer Session::make(DType dtype, uint16_t flags, std::vector<int64_t> si
   return r;
 }
 
+// What is kept only because it may come again makes room for what is wanted now.
+std::optional<uint64_t> Session::allocate(uint64_t bytes) {
+  auto address = arena_->allocate(bytes);
+  return address || !forget_inputs() ? address : arena_->allocate(bytes);
+}
+
+// False when there were none. Those that a call uses live until it is over.
+bool Session::forget_inputs() {
+  std::map<InputKey, Input> inputs;  // given back when the lock is free
+  std::lock_guard lock(inputs_mutex_);
+  inputs.swap(inputs_);
+  input_bytes_ = 0;
+  return !inputs.empty();
+}
+
 void Session::define(const Remote& r) {
   std::vector<std::byte> payload;
   wire::Writer w(payload);
@@ -154,7 +186,7 @@ void Session::define(const Remote& r) {
 
 // The last handle is gone. In ticket order, so whatever uses the place next comes later.
 void Session::forget(const Remote& r) {
-  if (owner_ != getpid()) return;
+  if (foreign()) return;
   if (r.id != Remote::kNone) {
     std::vector<std::byte> payload;
     wire::Writer(payload).put_array(std::span<const uint32_t>(&r.id, 1));
@@ -209,20 +241,24 @@ RemotePointer Session::input(const HostTensor& host, bool may_be_shared) {
   if (!item) throw std::invalid_argument("a dtype that cannot travel (" + std::to_string(static_cast<int>(host.dtype)) + ")");
   if (host.sizes.size() > wire::kRankMax) throw std::invalid_argument("a tensor of more than " + std::to_string(wire::kRankMax) + " dimensions");
   auto strides = host.strides.empty() ? contiguous_strides(host.sizes) : host.strides;
-  uint64_t elements, extent;
-  if (strides.size() != host.sizes.size() || !count_elements(host.sizes, elements))
+  uint64_t size, extent;
+  if (strides.size() != host.sizes.size() || !packed_bytes(host.sizes, item, size))
     throw std::invalid_argument("a tensor whose shape makes no sense");
-  if (elements && !host.data) throw std::invalid_argument("a tensor without memory");
+  if (size > kRangeBytes) throw std::length_error(lease_words(size));
+  if (size && !host.data) throw std::invalid_argument("a tensor without memory");
+  for (size_t i = 0; i < strides.size(); i++)
+    if (host.sizes[i] == 1) strides[i] = std::max<int64_t>(strides[i], 0);  // nobody steps there, whatever a flipped view says
   std::vector<std::byte> packed;
-  std::span<const std::byte> bytes(static_cast<const std::byte*>(host.data), elements * item);
+  std::span<const std::byte> bytes(static_cast<const std::byte*>(host.data), size);
   if (!is_dense(host.sizes, strides)) {
-    packed.resize(elements * item);
+    packed.resize(size);
     pack(packed.data(), static_cast<const std::byte*>(host.data), host.sizes, strides, item);
     bytes = packed;
     strides = contiguous_strides(host.sizes);
   }
   if (!span_bytes(host.sizes, strides, item, extent)) throw std::invalid_argument("a tensor whose extent overflows");
-  InputKey key(may_be_shared ? fingerprint(bytes) : Fingerprint{}, host.dtype, host.sizes, strides);
+  may_be_shared = may_be_shared && configuration_.cached_input_bytes;
+  InputKey key(may_be_shared ? fingerprint(bytes, seed_) : Fingerprint{}, host.dtype, host.sizes, strides);
   if (may_be_shared) {
     std::lock_guard lock(inputs_mutex_);
     if (auto known = inputs_.find(key); known != inputs_.end()) {
@@ -240,6 +276,7 @@ RemotePointer Session::input(const HostTensor& host, bool may_be_shared) {
 
 RemotePointer Session::own(const RemoteTensor& tensor) const {
   const RemotePointer& r = tensor.remote();
+  if (r->session->foreign()) throw DeadHandleError({}, r->session->target(), kForked);
   if (r->session->lost()) throw DeadHandleError({}, r->session->target(), "the handle is dead: " + r->session->log_.reason());
   if (r->session.get() == this) return r;
   throw DeadHandleError({}, target_, "the handle is of another target (" + r->session->target() + "); fetch it to use it here");
@@ -272,7 +309,7 @@ struct Busy {
 }  // namespace
 
 Values Session::call(const std::string& op, const Values& arguments, const Keywords& keywords) {
-  if (owner_ != getpid()) throw UnreachableError(op, target_, "this process was forked from the one that opened the session");
+  if (foreign()) throw UnreachableError(op, target_, kForked);
   Busy busy(busy_);
   {
     std::lock_guard lock(inputs_mutex_);
@@ -283,14 +320,18 @@ Values Session::call(const std::string& op, const Values& arguments, const Keywo
   touch();
   c.written();
   if (reply.lost) throw UnreachableError(op, target_, reply.text);
-  if (reply.status) fail(op, reply.text);
+  auto drop = [this](uint64_t stash) { post(Opcode::op_drop, wire::Handle{stash}); };
+  if (reply.status) {
+    if (auto stash = wire::Reader(reply.payload).get<uint64_t>()) drop(stash);
+    fail(op, reply.text);
+  }
   ++operations_;
-  return c.results(reply.payload, [this](uint64_t stash) { post(Opcode::op_drop, wire::Handle{stash}); });
+  return c.results(reply.payload, drop);
 }
 
 void Session::fetch(const Remote& r, void* to) {
+  if (foreign()) throw DeadHandleError({}, target_, kForked);
   if (lost()) throw DeadHandleError({}, target_, "the handle is dead: " + log_.reason());
-  if (owner_ != getpid()) throw DeadHandleError({}, target_, "this process was forked from the one that opened the session");
   if (!r.bytes) return;
   Busy busy(busy_);
   bool dense_rows = r.strides == contiguous_strides(r.sizes);

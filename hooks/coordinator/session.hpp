@@ -48,6 +48,7 @@ class Session : public std::enable_shared_from_this<Session> {
 
   const std::string& target() const { return target_; }
   bool lost() const { return log_.lost(); }
+  bool foreign() const;  // this process was forked from the one whose session it is
   void touch();
   bool idle() const;  // nobody holds a handle, and nothing was called for as long as the configuration says
   CoordinatorStatistics statistics() const;
@@ -71,6 +72,8 @@ class Session : public std::enable_shared_from_this<Session> {
   };
   void forget(const Remote& r);
   RemotePointer make(DType dtype, uint16_t flags, std::vector<int64_t> sizes, std::vector<int64_t> strides);
+  std::optional<uint64_t> allocate(uint64_t bytes);
+  bool forget_inputs();
   void define(const Remote& r);
   void upload(const Remote& r, std::span<const std::byte> bytes);
   void keep_input(InputKey key, const RemotePointer& r);
@@ -94,6 +97,7 @@ class Session : public std::enable_shared_from_this<Session> {
   mutable std::mutex inputs_mutex_;
   std::map<InputKey, Input> inputs_;
   uint64_t input_bytes_ = 0, calls_ = 0;
+  const Seed seed_;
 
   mutable std::mutex mutex_;  // of what follows
   bool closed_ = false;

@@ -65,7 +65,7 @@ std::string ask(zmq::context_t& context, const djinn_link_config& config, const 
   std::string why;
   auto answer = c.await(std::chrono::milliseconds(config.open_timeout_ms), why);
   reached = c.reached();
-  if (!answer) return why;
+  if (!answer) return c.close(0), why;  // nobody is there for whom the question should linger
   if (auto e = check_user(config, c); !e.empty()) return e;
   return read_answer(*answer, opened);
 }

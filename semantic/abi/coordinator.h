@@ -18,7 +18,7 @@ enum djinn_value_kind {
   DJINN_INT = 2,     /* integer; a dtype is its c10::ScalarType number */
   DJINN_REAL = 3,    /* real */
   DJINN_COMPLEX = 4, /* real, imaginary */
-  DJINN_STRING = 5,  /* data, count bytes */
+  DJINN_STRING = 5,  /* data, count bytes; no operator gives one */
   DJINN_DEVICE = 6,
   DJINN_HOST = 7,   /* data, dtype, count dimensions, sizes, strides (in elements) */
   DJINN_REMOTE = 8, /* remote */
@@ -41,6 +41,7 @@ typedef struct djinn_failure { /* text that is too long is cut */
   char op[256], target[512], reason[4096];
 } djinn_failure;
 
+#define DJINN_CACHE_OFF UINT64_MAX        /* cached_input_bytes: no input is kept */
 typedef struct djinn_coordinator_config { /* 0 and null: the default */
   const char* node_id;
   uint64_t open_patience_ms, call_patience_ms, idle_ms, cached_input_bytes;
@@ -73,7 +74,7 @@ const djinn_value* djinn_results_values(const djinn_results*, size_t* count); /*
 void djinn_results_release(djinn_results*);
 
 djinn_remote* djinn_remote_copy(const djinn_remote*); /* null: out of memory */
-void djinn_remote_release(djinn_remote*);
+void djinn_remote_release(djinn_remote*);             /* may wait for the server, like the last copy in coordinator.hpp */
 void djinn_remote_describe(const djinn_remote*, djinn_remote_info*);
 /* Row-major numbers, `bytes` = elements × item size. 1, or 0 and the failure. */
 int djinn_remote_fetch(const djinn_remote*, void* to, size_t bytes, djinn_failure*);

@@ -8,6 +8,7 @@ import unittest
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 from coordinating import CoordinatorCase, CoordinatorConfig, DjinnCoordinator, tcp_server, torch
+import djinn
 
 
 class TestConnectionPooling(CoordinatorCase):
@@ -24,13 +25,38 @@ class TestConnectionPooling(CoordinatorCase):
         self.assertEqual((s["sessions_opened"], s["operations"], s["round_trips"]), (1, 20, 40))  # each was fetched, too
         self.assertEqual(s["inputs_sent"], 1)
 
-    async def test_an_open_session_answers_faster_than_opening_one(self):
-        x, begin = torch.randn(8, 8), time.monotonic()
+    async def test_an_open_session_costs_one_round_trip_and_one_message(self):
+        x = torch.randn(8, 8)
         await self.run_op("aten::relu", x)
-        first, begin = time.monotonic() - begin, time.monotonic()
+        before, begin = self.statistics(), time.monotonic()
         for _ in range(50):
             await self.run_op("aten::relu", x)
-        self.assertLess((time.monotonic() - begin) / 50, first)
+        after, seconds = self.statistics(), time.monotonic() - begin
+        grown = {name: after[name] - before[name] for name in ("sessions_opened", "round_trips", "inputs_sent", "inputs_reused")}
+        self.assertEqual(grown, {"sessions_opened": 0, "round_trips": 50, "inputs_sent": 0, "inputs_reused": 50})
+        # besides them heartbeats, and what nobody waited for, now and then
+        self.assertIn(after["messages_sent"] - before["messages_sent"], range(50, 60 + int(4 * seconds)))
+
+    async def test_targets_that_cannot_be_reached_do_not_use_up_their_number(self):
+        async def attempt(i):
+            with self.assertRaises(djinn.TargetUnreachableError) as raised:
+                await self.coordinator.execute_remote_operation("aten::neg", [1], f"ipc:///nowhere/{i}")
+            return raised.exception.reason
+        for start in range(0, 272, 16):
+            for reason in await asyncio.gather(*map(attempt, range(start, start + 16))):
+                self.assertNotIn("targets already", reason)
+        self.assert_same(await self.run_op("aten::neg", torch.ones(2)), -torch.ones(2))
+
+    async def test_no_cache_means_none(self):
+        x = torch.randn(8)
+        for size in (-1, 1 << 64):
+            with self.assertRaises(ValueError):
+                CoordinatorConfig(node_id="none", cached_input_bytes=size)
+        async with DjinnCoordinator(CoordinatorConfig(node_id="none", cached_input_bytes=0)) as coordinator:
+            for _ in range(2):
+                self.assert_same(await coordinator.execute_remote_operation("aten::neg", [x], self.target), -x)
+            statistics = coordinator.statistics(self.target)
+        self.assertEqual((statistics["inputs_sent"], statistics["inputs_reused"]), (2, 0))
 
     async def test_concurrent_calls_share_a_session_and_keep_apart(self):
         before, inputs = self.opened(), [torch.full((32, 32), float(i)) for i in range(40)]

@@ -9,7 +9,7 @@ import tempfile
 import unittest
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
-from harness import BUILD, Case, clean_environment
+from harness import BUILD, ROOT, Case, Server, clean_environment, torch_directory
 
 LDCONFIG = shutil.which("ldconfig", path="/usr/sbin:/sbin:/usr/bin:/bin")
 
@@ -38,6 +38,26 @@ class Install(Case):
         self.assertTrue((self.prefix / "bin" / "djinn-gpu-server").exists())
         self.assertTrue((self.private / "libdjinn.so").exists())
         self.assertTrue((self.private / "libdjinn_link.so").exists())
+
+    @unittest.skipUnless(torch_directory() and shutil.which("g++"), "torch or g++ is not installed")
+    def test_a_program_is_built_and_run_against_the_prefix(self):
+        source, program = self.prefix / "program.cpp", self.prefix / "program"
+        text = (ROOT / "tests" / "integration" / "coordinator_program.cpp").read_text()
+        source.write_text(text.replace('"hooks/coordinator/coordinator.hpp"', "<djinn/coordinator.hpp>"))
+        # the line of docs/op_api.md
+        command = ["g++", "-std=c++20", f"-I{self.prefix}/include", str(source), "-o", str(program), f"-L{self.private}", "-ldjinn_coordinator",
+                   f"-Wl,-rpath,{self.private}"]
+        built = subprocess.run(command, capture_output=True, text=True, timeout=300)
+        self.assertEqual(built.returncode, 0, built.stderr)
+        with Server() as server:
+            done = subprocess.run([str(program), server.endpoint], capture_output=True, text=True, timeout=120, env=clean_environment())
+        self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
+        self.assertIn("4 round trips", done.stdout)
+
+    def test_c_programs_find_their_header(self):
+        command = ["cc", "-std=c11", "-fsyntax-only", "-Werror", f"-I{self.prefix}/include", "-x", "c", "-"]
+        done = subprocess.run(command, input="#include <djinn/coordinator.h>\n", capture_output=True, text=True, timeout=60)
+        self.assertEqual(done.returncode, 0, done.stderr)
 
     def test_the_driver_s_name_is_in_the_private_folder_only(self):
         drivers = [p for p in self.prefix.rglob("*.so*") if soname(p) == "libcuda.so.1" or p.name.startswith("libcuda.so")]

@@ -95,7 +95,7 @@ TEST_CASE("aten call: what is not there, is denied, or does not fit says so, and
   refused(call(c, "aten::resize_", {x, ints({9})}), "not executed by this server");
   refused(call(c, "aten::from_file", {"/etc/passwd"}), "it opens a file of the server");
   refused(call(c, "aten::fbgemm_pack_gemm_matrix_fp16", {x}), "server's process");
-  refused(call(c, "aten::squeeze_", {x}), "there is no operator aten::squeeze_");
+  refused(call(c, "aten::squeeze_", {x}), "it changes the shape of the tensor");
   refused(call(c, "aten::relu", {x, x}), "takes 1 arguments, not 2");
   refused(call(c, "aten::relu", {}), "argument 'self' is missing");
   refused(call(c, "aten::relu", {"text"}), "argument 'self' is Tensor, not str");
@@ -105,6 +105,7 @@ TEST_CASE("aten call: what is not there, is denied, or does not fit says so, and
   refused(call(c, "aten::matmul", {x, x}), "shapes cannot be multiplied");
   refused(call(c, "aten::index_select", {x, 0, c.put(at::tensor({7}, at::kLong))}), "out of range");
   refused(call(c, "aten::_reshape_alias", {x, ints({1000}), ints({1})}), "beyond its storage");
+  refused(call(c, "aten::_reshape_alias_copy", {x, ints({1000}), ints({1})}), "not executed by this server");
   CHECK(at::equal(first(c, call(c, "aten::relu", {x})), at::ones({2, 3})));
 }
 
@@ -125,6 +126,15 @@ TEST_CASE("aten call: an op in place changes its argument and says which it was"
   in2.get<uint64_t>(), in2.get<uint64_t>();
   CHECK(in2.get<uint64_t>() == word(Tag::alias, 0, 0, 3));  // the fourth value given
   CHECK(at::equal(out, at::full({2, 2}, 6.0f)));
+}
+
+TEST_CASE("aten call: what is refused leaves its arguments as they were") {
+  Client c;
+  Tensor x = c.put(at::full({2, 2}, 5.0f)), out = c.put(at::full({2}, 7.0f)), wrong = c.put(at::ones({3}));
+  CHECK(call(c, "aten::add_", {x, wrong}).code != 0);
+  CHECK(call(c, "aten::mul", {x, wrong}, {{"out", out}}).code != 0);
+  CHECK(at::equal(first(c, call(c, "aten::neg", {x})), at::full({2, 2}, -5.0f)));
+  CHECK(at::equal(first(c, call(c, "aten::neg", {out})), at::full({2}, -7.0f)));
 }
 
 TEST_CASE("aten call: memory outside the session is illegal") {

@@ -1,4 +1,7 @@
 // What a call sends: each input once, results placed, everything given back; and what it does when things go wrong.
+#include <sys/wait.h>
+#include <unistd.h>
+
 #include "tests/unit/coordinator/rig.hpp"
 
 using namespace djinn;
@@ -62,6 +65,83 @@ TEST_CASE("coordinator call: what may be written to is nobody else's") {
   CHECK(rig.sent(Opcode::upload) == 2);  // the shared one is what it was
 }
 
+TEST_CASE("coordinator call: results by keyword, whatever their name, and known positions are written to") {
+  Rig rig;
+  float x[4] = {1, 2, 3, 4};
+  HostTensor h{x, DType::float32, {4}};
+  rig.call("aten::neg", {h}, Rig::one_tensor({4}));
+  CHECK(rig.sent(Opcode::upload) == 1);
+  auto before = rig.call("aten::zeros", {}, Rig::one_tensor({4})).at(0).tensor();
+  rig.call("aten::topk", {h, 4}, Rig::one_tensor({4}), {{"values", h}, {"indices", before}});
+  CHECK(rig.sent(Opcode::upload) == 2);  // values only: what is read is shared as ever
+  CHECK(before.version() == 1);
+  rig.call("aten::stack", {Values{h, h}}, Rig::one_tensor({4}), {{"results", Values{before, before}}});
+  CHECK(rig.sent(Opcode::upload) == 2);
+  CHECK(before.version() == 3);
+  rig.call("aten::linear", {h}, Rig::one_tensor({4}), {{"weight", h}, {"bias", before}});
+  CHECK(rig.sent(Opcode::upload) == 2);
+  CHECK(before.version() == 3);
+  for (auto op : {"aten::rrelu_with_noise", "aten::_cummax_helper", "aten::_fused_moving_avg_obs_fq_helper", "aten::_native_batch_norm_legit"}) {
+    size_t sent = rig.sent(Opcode::upload);
+    rig.call(op, {h}, Rig::one_tensor({4}));
+    CHECK(rig.sent(Opcode::upload) == sent + 1);
+  }
+}
+
+TEST_CASE("coordinator call: kept inputs make room for what is wanted now") {
+  uint64_t total = std::exchange(the_link().memory_total, uint64_t{64} << 20);
+  Rig rig;
+  std::vector<float> x(10 << 20);
+  rig.call("aten::sum", {HostTensor{x.data(), DType::float32, {10 << 20}}}, Rig::one_tensor({1}));
+  auto large = rig.call("aten::zeros", {}, Rig::one_tensor({10 << 20}));
+  CHECK(large.at(0).tensor().elements() == 10 << 20);
+  rig.call("aten::sum", {HostTensor{x.data(), DType::float32, {1}}}, Rig::one_tensor({1}));
+  the_link().memory_total = total;
+}
+
+TEST_CASE("coordinator call: no cache, no fingerprint: each input travels") {
+  CoordinatorConfiguration c;
+  c.cached_input_bytes = 0;
+  Rig rig(c);
+  float x[2] = {1, 2};
+  for (int i = 0; i < 2; i++) rig.call("aten::neg", {HostTensor{x, DType::float32, {2}}}, Rig::one_tensor({2}));
+  CHECK(rig.sent(Opcode::upload) == 2);
+}
+
+TEST_CASE("coordinator value: every whole number is one") {
+  auto number = [](const Value& v) { return std::get<int64_t>(v); };
+  CHECK(number(size_t{7}) == 7);
+  CHECK(number(uint64_t{INT64_MAX}) == INT64_MAX);
+  CHECK(number(-3) == -3);
+  CHECK(number(uint8_t{200}) == 200);
+  CHECK(std::holds_alternative<bool>(Value(true)));
+  CHECK(std::holds_alternative<double>(Value(0.5)));
+  CHECK(std::holds_alternative<std::string>(Value("text")));
+  CHECK(std::get<int64_t>(Values{size_t{1}, 2u}.at(1)) == 2);
+  CHECK_THROWS_AS(Value(UINT64_MAX), std::invalid_argument);
+}
+
+TEST_CASE("coordinator: a forked child neither waits for its parent's threads nor calls") {
+  auto coordinator = std::make_unique<Coordinator>();
+  pid_t child = fork();
+  REQUIRE(child >= 0);
+  if (!child) {
+    alarm(10);
+    int status = 1;
+    try {
+      coordinator->call("aten::neg", {}, "ipc:///nowhere");
+    } catch (const UnreachableError& e) {
+      status = e.reason.find("forked") == std::string::npos;
+    }
+    coordinator->close();
+    coordinator.reset();
+    _exit(status);
+  }
+  int status = -1;
+  REQUIRE(waitpid(child, &status, 0) == child);
+  CHECK(status == 0);
+}
+
 TEST_CASE("coordinator call: a refusal names op, target and reason, and the next call works") {
   Rig rig;
   rig.link.fail_next(Opcode::op_call, {801, wire::ErrorClass::refused, "aten::nothing", "there is no operator aten::nothing"});
@@ -83,6 +163,8 @@ TEST_CASE("coordinator call: a posted command that fails is told by the next cal
   rig.link.answer_next(Opcode::op_call, Rig::one_tensor({2}));
   CHECK_THROWS_AS(rig.session->call("aten::relu", {HostTensor{x, DType::float32, {2}}}, {}), OperationError);
   CHECK(rig.call("aten::relu", {}, Rig::one_tensor({2})).size() == 1);
+  rig.link.tick(), rig.link.step();
+  CHECK(rig.sent(Opcode::op_drop) == 2);  // the first call's result, too
 }
 
 TEST_CASE("coordinator call: sticky errors and losses end the session, its handles are dead") {
@@ -125,6 +207,8 @@ TEST_CASE("coordinator call: values that cannot travel are refused before anythi
   refused(HostTensor{x, static_cast<DType>(99), {2}});
   refused(HostTensor{nullptr, DType::float32, {2}});
   refused(HostTensor{x, DType::float32, {-2}});
+  refused(HostTensor{x, DType::complex128, {int64_t{1} << 60}, {0}});  // 2^64 bytes
+  refused(HostTensor{x, DType::float32, {int64_t{1} << 50}, {0}});
   refused(HostTensor{x, DType::float32, {2}, {1, 1}});
   refused(HostTensor{x, DType::float32, std::vector<int64_t>(65, 1)});
   refused(Values{std::string("a"), int64_t{1}});

@@ -43,6 +43,9 @@ TEST_CASE("coordinator host: what is dense, and how far a tensor reaches") {
   CHECK_FALSE(span_bytes(std::vector<int64_t>{2}, std::vector<int64_t>{-1}, 4, n));
   CHECK_FALSE(span_bytes(std::vector<int64_t>{INT64_MAX, 2}, std::vector<int64_t>{2, 1}, 4, n));
   CHECK_FALSE(span_bytes(std::vector<int64_t>{3}, std::vector<int64_t>{INT64_MAX}, 16, n));
+  CHECK_FALSE(span_bytes(std::vector<int64_t>{(int64_t{1} << 60) + 1}, std::vector<int64_t>{0}, 16, n));
+  CHECK_FALSE(packed_bytes(std::vector<int64_t>{int64_t{1} << 60}, 16, n));
+  CHECK((packed_bytes(std::vector<int64_t>{3, 2}, 16, n) && n == 96));
   CHECK_FALSE(count_elements(std::vector<int64_t>{-1, 2}, n));
   CHECK_FALSE(count_elements(std::vector<int64_t>{INT64_MAX, INT64_MAX}, n));
 }
@@ -63,4 +66,5 @@ TEST_CASE("coordinator host: any changed bit or length is another fingerprint") 
   for (size_t n = 1; n <= zeros.size(); n++, made++) seen.insert(fingerprint(std::span(zeros).first(n)));
   CHECK(seen.size() == made);
   CHECK(fingerprint(bytes) == fingerprint(std::vector<std::byte>(bytes)));
+  CHECK(fingerprint(bytes, {1, 2, 3, 4}) != fingerprint(bytes));
 }

@@ -63,6 +63,19 @@ TEST_CASE("coordinator reply: a tensor with holes is fetched without them") {
   CHECK(rig.session->statistics().results_fetched == 1);
 }
 
+TEST_CASE("coordinator reply: a tensor of more bytes than there are numbers for is refused") {
+  Rig rig;
+  auto answer = [](int64_t size) {
+    std::vector<std::byte> b;
+    wire::Writer w(b);
+    w.put<uint64_t>(3), w.put<uint64_t>(1), w.put(word(Tag::tensor, 1, static_cast<uint16_t>(DType::complex128)));
+    w.put(size), w.put<int64_t>(0);
+    return b;
+  };
+  CHECK_THROWS_AS(rig.call("aten::expand", {}, answer((int64_t{1} << 60) + 1)), OperationError);  // 16 bytes, if it were counted in 64 bits
+  CHECK(rig.call("aten::expand", {}, answer(2)).at(0).tensor().fetch().size() == 32);
+}
+
 TEST_CASE("coordinator reply: every prefix is refused, noise never crashes") {
   Rig rig;
   auto whole = everything();

@@ -1,12 +1,16 @@
 """libdjinn_coordinator.so through ctypes: semantic/abi/coordinator.h, word for word. ctypes lets go of the interpreter's lock during each call."""
 import ctypes
 import functools
+import os
+import queue
+import threading
 
 from ..cli import Problem
 from ..cli._parts import part
 from .errors import DeadHandleError, RemoteOperationError, TargetUnreachableError
 
 VERSION = 1
+CACHE_OFF = (1 << 64) - 1
 NONE, BOOL, INT, REAL, COMPLEX, STRING, DEVICE, HOST, REMOTE, LIST = range(10)
 ERRORS = {1: RemoteOperationError, 2: TargetUnreachableError, 3: DeadHandleError}
 
@@ -78,3 +82,20 @@ def library():
     if loaded.djinn_coordinator_version() != VERSION:
         raise ImportError(f"{loaded._name} speaks version {loaded.djinn_coordinator_version()}, this package {VERSION}")
     return loaded
+
+
+@functools.cache
+def releases():
+    """A queue for handles that nobody holds any more. The collector runs on any thread, the event loop's too, and giving a handle back may wait for
+    the server: a thread of its own does it."""
+    pointers, release = queue.SimpleQueue(), library().djinn_remote_release
+
+    def drain():
+        while True:
+            release(pointers.get())
+
+    threading.Thread(target=drain, name="djinn-release", daemon=True).start()
+    return pointers
+
+
+os.register_at_fork(after_in_child=releases.cache_clear)  # the thread stays in the parent, and so do the handles that were the parent's

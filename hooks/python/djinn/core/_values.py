@@ -56,7 +56,7 @@ class Encoder:
         elif numpy and isinstance(value, numpy.ndarray):
             self.put_numpy(at, numpy, value)
         elif numpy and isinstance(value, numpy.generic):
-            self.put(at, value.item())
+            self.put_plain(at, value.item())
         elif numpy and isinstance(value, (numpy.dtype, type)):
             at.kind, at.integer = c.INT, self.numpy_number(numpy.dtype(value))
         else:
@@ -91,6 +91,8 @@ class Encoder:
         elif isinstance(value, torch.memory_format):
             number = MEMORY_FORMATS.get(str(value))
         elif isinstance(value, torch.device):
+            if value.index:
+                raise TypeError(f"{value}: a server computes on one device, its first")
             at.kind = c.DEVICE
             return True
         else:
@@ -107,8 +109,9 @@ class Encoder:
 
     def put_torch(self, at, tensor):
         number = BY_TORCH.get(str(tensor.dtype).removeprefix("torch."))
-        if number is None or tensor.is_quantized or str(tensor.layout) != "torch.strided" or tensor.is_nested:
-            raise TypeError(f"a tensor of {tensor.dtype}, {tensor.layout}{', quantized' if tensor.is_quantized else ''} cannot be sent")
+        if number is None or tensor.is_quantized or str(tensor.layout) != "torch.strided" or tensor.is_nested or tensor.is_meta:
+            kind = ", quantized" if tensor.is_quantized else ", without numbers (meta)" if tensor.is_meta else ""
+            raise TypeError(f"a tensor of {tensor.dtype}, {tensor.layout}{kind} cannot be sent")
         tensor = tensor.detach()
         if tensor.device.type != "cpu":
             tensor = tensor.cpu()
@@ -127,7 +130,7 @@ class Encoder:
     def put_numpy(self, at, numpy, array):
         number = self.numpy_number(array.dtype)
         if not array.dtype.isnative or any(stride % array.itemsize for stride in array.strides):
-            array = numpy.ascontiguousarray(array, dtype=array.dtype.newbyteorder("="))
+            array = array.astype(array.dtype.newbyteorder("="), order="C")  # ascontiguousarray would give a 0-dimensional one a dimension
         self.kept.append(array)
         self.put_host(at, number, array.ctypes.data, array.shape, [stride // array.itemsize for stride in array.strides])
         at.count = array.ndim
@@ -145,8 +148,6 @@ def decode(value, remote):
         return value.real
     if value.kind == c.COMPLEX:
         return complex(value.real, value.imaginary)
-    if value.kind == c.STRING:
-        return ctypes.string_at(value.data, value.count).decode(errors="replace")
     if value.kind == c.REMOTE:
         return remote(value.remote)
     if value.kind == c.LIST:

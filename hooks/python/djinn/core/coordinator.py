@@ -31,9 +31,13 @@ class CoordinatorConfig:
     open_timeout: float = 30.0          # seconds, for opening a session
     operation_timeout: float = 120.0    # seconds, for one answer; after it the session is given up
     idle_timeout: float = 60.0          # seconds without use or living handles, after which a session ends
-    cached_input_bytes: int = 1 << 30   # inputs that a target keeps because equal ones may come again
+    cached_input_bytes: int = 1 << 30   # inputs that a target keeps because equal ones may come again; 0: none
     max_concurrency: int = 16           # calls that wait for servers at the same time
     link: str = None                    # an emulated network, in the words of DJINN_LINK (default: what that says)
+
+    def __post_init__(self):
+        if not 0 <= self.cached_input_bytes < c.CACHE_OFF:
+            raise ValueError(f"cached_input_bytes={self.cached_input_bytes}: a number of bytes, or 0 to keep none")
 
 
 class RemoteTensor:
@@ -44,7 +48,7 @@ class RemoteTensor:
         self._pointer = library.djinn_remote_copy(pointer)
         if not self._pointer:
             raise MemoryError
-        self._finalizer = weakref.finalize(self, library.djinn_remote_release, self._pointer)
+        self._finalizer = weakref.finalize(self, c.releases().put, self._pointer)
         self._coordinator, self._lock, self._numbers = coordinator, threading.Lock(), None
         info = self._describe()
         self._dtype, self.target = info.dtype, info.target.decode()
@@ -92,6 +96,9 @@ class RemoteTensor:
             raise TypeError("len() of a tensor without dimensions")
         return self._shape[0]
 
+    def __bool__(self):
+        return bool(self.cpu())
+
     def __repr__(self):
         return f"RemoteTensor(shape={self._shape}, dtype={DTYPES[self._dtype][0]}, device='{self.device}')"
 
@@ -126,8 +133,11 @@ class RemoteTensor:
         import numpy
         raw, conjugate, negative = self._fetch()
         array = numpy.frombuffer(bytearray(raw), dtype=DTYPES[self._dtype][1]).reshape(self._shape)
-        array = array.conj() if conjugate else array
-        return -array if negative else array
+        if conjugate:
+            numpy.conjugate(array, out=array)  # the functions without `out` would make a number of a 0-dimensional array
+        if negative:
+            numpy.negative(array, out=array)
+        return array
 
     def __array__(self, dtype=None, copy=None):
         array = self.numpy()
@@ -145,14 +155,23 @@ class RemoteTensor:
 
     @classmethod
     def __torch_function__(cls, function, types, args=(), kwargs=None):
-        """A function of torch that is given a handle computes here, with the numbers."""
+        """A function of torch that is given a handle computes here, with the numbers. What it would write to the handle would be lost."""
+        kwargs, name = kwargs or {}, getattr(function, "__name__", str(function))
+        written = [args[:1] if name.endswith("_") and not name.endswith("__") or kwargs.get("inplace") else (), kwargs.get("out")]
+        if any(map(_holds_handle, written)):
+            raise TypeError(f"{name} would write to a RemoteTensor here: have the server do it (aten::{name.rstrip('_')}_ or out=), or fetch it first")
+
         def local(value):
             if isinstance(value, RemoteTensor):
                 return value.cpu()
             if isinstance(value, (list, tuple)) and any(isinstance(v, (RemoteTensor, list, tuple)) for v in value):
                 return type(value)(map(local, value)) if type(value) in (list, tuple) else value
             return value
-        return function(*map(local, args), **{name: local(value) for name, value in (kwargs or {}).items()})
+        return function(*map(local, args), **{name: local(value) for name, value in kwargs.items()})
+
+
+def _holds_handle(value):
+    return isinstance(value, RemoteTensor) or isinstance(value, (list, tuple)) and any(map(_holds_handle, value))
 
 
 class DjinnCoordinator:
@@ -163,21 +182,21 @@ class DjinnCoordinator:
         if not isinstance(config, CoordinatorConfig):
             raise TypeError("DjinnCoordinator takes a CoordinatorConfig")
         self.config = config
-        self._native = self._threads = None
+        self._native = self._threads = self._owner = None
         self._state = threading.Lock()
 
     async def start(self):
         with self._state:
-            if self._native:
+            if self._native and self._owner == os.getpid():
                 return
             library, config, failure = c.library(), self.config, c.Failure()
             milliseconds = [max(1, round(seconds * 1000)) for seconds in (config.open_timeout, config.operation_timeout, config.idle_timeout)]
             link = config.link if config.link is not None else os.environ.get("DJINN_LINK", "")
-            given = c.Config(config.node_id.encode(), *milliseconds, config.cached_input_bytes, None, link.encode() or None)
+            given = c.Config(config.node_id.encode(), *milliseconds, config.cached_input_bytes or c.CACHE_OFF, None, link.encode() or None)
             self._native = library.djinn_coordinator_make(ctypes.byref(given), ctypes.byref(failure))
             if not self._native:
                 raise failure.error()
-            self._finalizer = weakref.finalize(self, library.djinn_coordinator_release, self._native)
+            self._owner, self._finalizer = os.getpid(), weakref.finalize(self, library.djinn_coordinator_release, self._native)
             self._threads = concurrent.futures.ThreadPoolExecutor(config.max_concurrency, thread_name_prefix="djinn")
 
     async def stop(self):
@@ -187,8 +206,11 @@ class DjinnCoordinator:
             self._native = self._threads = None
         if native is None:
             return
-        await asyncio.get_running_loop().run_in_executor(None, c.library().djinn_coordinator_close, native)
+        await asyncio.get_running_loop().run_in_executor(None, self._close, native)
         threads.shutdown(wait=False)
+
+    def _close(self, native):  # bound: whoever waits for a server keeps this object, and so what `native` points to, although nobody else may
+        c.library().djinn_coordinator_close(native)
 
     async def __aenter__(self):
         await self.start()
@@ -200,37 +222,59 @@ class DjinnCoordinator:
     def _running(self, op, target):
         if self._native is None:
             raise TargetUnreachableError(op, target, "the coordinator is not running (start() it)")
+        if self._owner != os.getpid():
+            raise TargetUnreachableError(op, target, "this process was forked from the one that started the coordinator (start() it here, too)")
         if not self.config.tcp_fallback and not target.startswith("ipc://"):
             raise TargetUnreachableError(op, target, "it is reached over TCP, which tcp_fallback=False rules out")
         return self._native
 
     async def _in_thread(self, work, *arguments):
-        return await asyncio.get_running_loop().run_in_executor(self._threads, work, *arguments)
+        threads = self._threads if self._owner == os.getpid() else None  # a forked child does not have its parent's
+        return await asyncio.get_running_loop().run_in_executor(threads, work, *arguments)
 
     async def connect(self, target):
         """Opens the session with `target` now instead of at its first operator."""
-        native, failure = self._running("", target), c.Failure()
-        if not await self._in_thread(c.library().djinn_coordinator_connect, native, target.encode(), ctypes.byref(failure)):
+        self._running("", target)
+        await self._in_thread(self._connect, target)
+
+    def _connect(self, target):
+        failure = c.Failure()
+        if not c.library().djinn_coordinator_connect(self._running("", target), target.encode(), ctypes.byref(failure)):
             raise failure.error()
 
-    async def execute_remote_operation(self, op, inputs, target, **kwargs):
+    async def execute_remote_operation(self, op, inputs, target=None, /, *, keywords=None, **further):
         """Runs `op` ("aten::add", or one overload, "aten::add.Tensor") at `target` ("HOST:PORT", "tcp://…", "ipc://…"). `inputs` are its arguments by
-        position: handles, tensors of torch, arrays of numpy, numbers, strings, dtypes, None, lists of these; further ones by keyword. The result is a
-        RemoteTensor, a number, or a list; several are a tuple, none is None. An operator in place gives back the handle of what it has written."""
-        self._running(op, target)
-        return await self._in_thread(self._execute, op, list(inputs), target, kwargs)
+        position: handles, tensors of torch, arrays of numpy, numbers, strings, dtypes, None, lists of these; further ones by keyword or in the
+        dictionary `keywords`. The result is a RemoteTensor, a number, or a list; several are a tuple, none is None. An operator in place gives back the
+        handle of what it has written (those whose schema returns nothing, _foreach_add_, give None).
 
-    def execute(self, op, inputs, target, **kwargs):
+        `target=` names the server unless that is given by position; then it is the operator's, as in mse_loss(…, target=y)."""
+        target, named = self._target(op, target, keywords, further)
+        return await self._in_thread(self._execute, op, list(inputs), target, named)
+
+    def execute(self, op, inputs, target=None, /, *, keywords=None, **further):
         """execute_remote_operation for programs without an event loop; the calling thread waits."""
+        target, named = self._target(op, target, keywords, further)
+        return self._execute(op, list(inputs), target, named)
+
+    def _target(self, op, target, keywords, further):
+        """Which server is meant, and the operator's keywords."""
+        if target is None:
+            target = further.pop("target", None)
+        if not isinstance(target, str):
+            raise RemoteOperationError(op, "no target", f"the target is a string such as 'localhost:5556', not {type(target).__qualname__}")
+        twice = sorted(set(keywords or ()) & set(further))
+        if twice:
+            raise RemoteOperationError(op, target, f"argument '{twice[0]}' is given twice")
         self._running(op, target)
-        return self._execute(op, list(inputs), target, kwargs)
+        return target, {**(keywords or {}), **further}
 
     def _execute(self, op, inputs, target, kwargs):
         library, failure, encoder, count = c.library(), c.Failure(), Encoder(), ctypes.c_size_t()
         native = self._running(op, target)
         try:
             values = encoder.array([*inputs, *kwargs.values()])
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, RuntimeError) as error:  # torch raises RuntimeErrors where a tensor has no memory to show
             raise RemoteOperationError(op, target, str(error)) from None
         names = (ctypes.c_char_p * max(len(kwargs), 1))(*[name.encode() for name in kwargs])
         results = library.djinn_coordinator_call(native, op.encode(), target.encode(), values, len(inputs) + len(kwargs), names, len(kwargs),

@@ -63,7 +63,7 @@ void Executor::restore_touched() {
     if (Interned& t = *tensors_.find(w.tensor); tensors_.moved(t)) TensorTable::rebuild(t);
 }
 
-// Finds the overload, runs it, and writes the reply.
+// Finds the overload, runs it, and writes the reply. Nothing is poisoned: who called is told, and has not gone on with what is not there.
 Failure Executor::answer(const Given& given) {
   std::string reason;
   auto overloads = find_overloads(given.name, reason);
@@ -72,8 +72,6 @@ Failure Executor::answer(const Given& given) {
   if (!bound.op) return {kInvalidValue, wire::ErrorClass::exception, given.name, "no overload takes these arguments: " + bound.why};
   Op& op = *bound.op;
   for (Touched& t : now_.touched) t.argument = bound.place[t.argument];
-  if (!poison_.empty())
-    if (auto origin = poisoned(op)) return without_assertion(*origin);
   try {
     now_.stack = bound.arguments;
     prepare(op);
@@ -82,13 +80,11 @@ Failure Executor::answer(const Given& given) {
     if (op.writes) finish_written(op);
     check_extents(now_.stack);
     reply(op, bound.place);
-    if (!poison_.empty()) heal(op);
     return {};
   } catch (...) {
     Failure f = without_assertion(failure_in_flight());
     f.operation = given.name;
     reply_.clear();
-    spoil(op, f, std::make_shared<Failure>(f));
     return f;
   }
 }

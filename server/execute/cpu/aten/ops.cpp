@@ -29,6 +29,7 @@ constexpr Denied kDenied[] = {
     {"aten::set", "it points a tensor at other storage"},
     {"aten::shallow_copy_data_", "it points a tensor at other storage"},
     {"aten::_lazy_clone", "its result shares storage with its argument"},
+    {"aten::_reshape_alias_copy", "it reads whatever its strides reach, beyond the tensor too"},
     {"aten::resize*", "the client resizes its own tensors"},
     {"aten::_resize_output*", "the client resizes its own tensors"},
     {"aten::sparse_resize*", "the client resizes its own tensors"},
@@ -309,16 +310,30 @@ Op* find_op(std::string_view name, std::string_view overload, std::string& reaso
   return &l.described.emplace(full, std::move(op)).first->second;
 }
 
+namespace {
+
+// Why op_call has nothing under this name.
+std::string why_not(const std::string& base) {
+  if (const Denied* d = denied(base)) return base + " is not executed by this server: " + std::string(d->reason);
+  auto& dispatcher = c10::Dispatcher::singleton();
+  for (const auto& name : dispatcher.getAllOpNames()) {
+    if (name.name != base || base.rfind("aten::", 0) != 0) continue;
+    auto handle = dispatcher.findSchema(name);
+    bool relabels = handle && handle->hasTag(at::Tag::inplace_view);
+    return base + " is not executed by this server: " +
+           (relabels ? "it changes the shape of the tensor that it is given" : "its arguments or results cannot travel");
+  }
+  return "there is no operator " + base;
+}
+
+}  // namespace
+
 std::vector<Op*> find_overloads(const std::string& name, std::string& reason) {
   auto& l = list();
   size_t space = name.find("::"), dot = name.find('.', space == std::string::npos ? 0 : space);
   std::string base = name.substr(0, dot);
   auto known = l.callable.find(base);
-  if (known == l.callable.end()) {
-    const Denied* d = denied(base);
-    reason = d ? base + " is not executed by this server: " + std::string(d->reason) : "there is no operator " + base;
-    return {};
-  }
+  if (known == l.callable.end()) return reason = why_not(base), std::vector<Op*>{};
   std::vector<Op*> found;
   for (const auto& [overload, handle] : known->second) {
     if (dot != std::string::npos && name.compare(dot + 1, std::string::npos, overload) != 0) continue;

@@ -18,16 +18,20 @@ def command(arguments=None):
     parser = argparse.ArgumentParser(prog="djinn.backend.server.server", description=__doc__.splitlines()[0],
                                      epilog="Further options are djinn-gpu-server's own.")
     parser.add_argument("--node-id", help="a name for this server; djinn-gpu-server has none and is known by its host: it becomes the process's name")
-    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default 127.0.0.1; others need --allow-unauthenticated)")
-    parser.add_argument("--control-port", type=int, default=5555)
+    parser.add_argument("--host", help="address to listen on (default 127.0.0.1; others need --allow-unauthenticated)")
+    parser.add_argument("--control-port", type=int, help="default 5555")
     parser.add_argument("--data-port", type=int, help="the front door: always the port after the control port")
     options, others = parser.parse_known_args(arguments)
-    if options.data_port not in (None, options.control_port + 1):
+    control = 5555 if options.control_port is None else options.control_port
+    if options.data_port not in (None, control + 1):
         parser.error(f"--data-port {options.data_port}: the front door is the port after the control port; with --control-port "
-                     f"{options.control_port} that is {options.control_port + 1}")
-    line = [options.node_id or "djinn-gpu-server", "--listen", f"tcp://{options.host}:{options.control_port}", *others]
+                     f"{control} that is {control + 1}")
+    given = lambda name: any(o == name or o.startswith(name + "=") for o in others)
+    line = [options.node_id or "djinn-gpu-server", *others]
+    if not given("--listen") or options.host or options.control_port is not None:  # --listen adds: without a word it stands for the default
+        line += ["--listen", f"tcp://{options.host or '127.0.0.1'}:{control}"]
     torch = importlib.util.find_spec("torch")
-    if torch and not any(o == "--torch" or o.startswith("--torch=") for o in others):
+    if torch and not given("--torch"):
         line += ["--torch", str(pathlib.Path(torch.origin).parent)]
     return line
 
@@ -38,8 +42,7 @@ def main():
         server = part("djinn-gpu-server")
     except Problem as problem:
         sys.exit(f"djinn.backend.server.server: {problem}")
-    # the server is no client of another one
-    environment = {k: v for k, v in os.environ.items() if k not in ("LD_PRELOAD", "OMP_NUM_THREADS")}
+    environment = {k: v for k, v in os.environ.items() if k != "LD_PRELOAD"}  # the server is no client of another one
     os.execve(server, line, environment)
 
 
