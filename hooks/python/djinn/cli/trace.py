@@ -11,6 +11,7 @@ HELP = "run a program and write a timeline of client, wire and server (Perfetto)
 # A post is a moment; so long is its slice, if the next thing leaves room (microseconds).
 POST_MICROSECONDS = 1.0
 CLIENT, WIRE, SERVER = 1, 2, 3  # tracks of one program; the next program's are ten further
+LANE = 101  # of the wire's rows the first: no number of a track, which would make it a main thread
 
 
 def arguments(parser):
@@ -25,7 +26,7 @@ def main(options):
     for number, record in enumerate(records):
         events += timeline(record, 10 * number, record.session.unix - first)
     try:
-        pathlib.Path(options.output).write_text(json.dumps(dict(displayTimeUnit="ms", traceEvents=events)))
+        pathlib.Path(options.output).write_text(json.dumps(dict(displayTimeUnit="ms", traceEvents=events), ensure_ascii=False), encoding="utf-8")
     except OSError as e:
         raise Problem(f"{options.output} cannot be written: {e.strerror}") from None
     ops = sum(bool(p.name) for r in records for p in r.posted)
@@ -68,21 +69,24 @@ def timeline(record, track, later=0):
     for a in record.aborted:
         events.append(dict(ph="i", s="t", pid=track + CLIENT, tid=a.thread, name=f"aborted: {a.name}", cat="op", ts=us(a.time),
                            args=dict(why=a.why, module=a.module, line=place_text(_record.own(a.stack)))))
+    lanes = []  # when each is free again: frames that are under way together lie below each other
     for f in record.sent:
-        frame = dict(cat="frame", id=track * 10**12 + f.first, pid=track + WIRE, tid=1, name=f"tickets {f.first}–{f.last}" if f.last > f.first else f"ticket {f.first}")
-        events.append(dict(frame, ph="b", ts=us(f.time), args=dict(first=f.first, last=f.last, bytes=f.bytes)))
-        events.append(dict(frame, ph="e", ts=us(max(f.time, acknowledged.get(f.last, f.time)))))
+        end = max(f.time, acknowledged.get(f.last, f.time))
+        lane = next((i for i, free in enumerate(lanes) if free <= f.time), len(lanes))
+        lanes[lane:lane + 1] = [end]
+        slice_(WIRE, LANE + lane, f"tickets {f.first}-{f.last}" if f.last > f.first else f"ticket {f.first}", f.time, end, "frame", first=f.first, last=f.last, bytes=f.bytes)
     events.sort(key=lambda e: e["ts"])
-    return _names(record, track) + events
+    return _names(record, track, len(lanes)) + events
 
 
-def _names(record, track):
+def _names(record, track, lanes):
     s = record.session
     names = [(CLIENT, 0, "process_name", f"{s.program} (pid {s.pid})"), (WIRE, 0, "process_name", f"wire{', ' + s.link if s.link else ''}"),
-             (SERVER, 0, "process_name", f"djinn-gpu-server on {s.host}, {s.threads} threads"), (WIRE, 1, "thread_name", "frames until acknowledged"),
-             (SERVER, 1, "thread_name", "device")]
+             (SERVER, 0, "process_name", f"djinn-gpu-server on {s.host}, {s.threads} threads"), (SERVER, 1, "thread_name", "device")]
+    names += [(WIRE, lane, "thread_name", "frames until acknowledged") for lane in range(LANE, LANE + lanes)]
     names += [(CLIENT, thread, "thread_name", name) for thread, name in record.threads.items()]
-    return [dict(ph="M", pid=track + pid, tid=tid, name=kind, ts=0, args=dict(name=name)) for pid, tid, kind, name in names]
+    order = [dict(ph="M", pid=track + pid, tid=0, name="process_sort_index", ts=0, args=dict(sort_index=track + pid)) for pid in (CLIENT, WIRE, SERVER)]
+    return order + [dict(ph="M", pid=track + pid, tid=tid, name=kind, ts=0, args=dict(name=name)) for pid, tid, kind, name in names]
 
 
 def _acknowledgements(record):
