@@ -66,10 +66,16 @@ class Meaning(Case):
             self.assertEqual(harness.finish(process).status, 0)
 
     def test_malformed_annotations_are_ignored_by_name(self):
-        graph, done = self.seen("for bad in (7, '', 'x' * 65, 'a\\nb'):\n  with djinn.phase(bad), djinn.session(bad):\n    y = x + 1\nprint(y.sum().item())")
+        source = "class Bad:\n  def __repr__(self): raise OSError\n" \
+                 "for bad in (7, '', 'x' * 65, 'a\\nb', '\\ud800', Bad(), x, b'b', None, 10 ** 5000, 'y' * 10 ** 7):\n" \
+                 "  with djinn.phase(bad), djinn.session(bad):\n    y = x + 1\nprint(y.sum().item())"
+        graph, done = self.seen(source)
         self.assertEqual(done.out.strip(), "48.0")
-        for shown in ("djinn.phase: 7 is ignored", "djinn.session: '' is ignored", r"djinn.phase: 'a\nb' is ignored"):
+        for shown in ("djinn.phase: 7 is ignored", "djinn.session: '' is ignored", r"djinn.phase: 'a\nb' is ignored", r"djinn.phase: '\ud800' is ignored",
+                      "djinn.phase: a Bad is ignored", "djinn.phase: a Tensor is ignored", "djinn.phase: b'b' is ignored", "djinn.phase: None is ignored",
+                      "djinn.phase: a int is ignored", "yyy'... is ignored"):
             self.assertIn(shown, done.err)
+        self.assertLess(len(done.err), 10000)
         self.assertEqual({n["label"] for n in graph["nodes"]}, {""})
 
     def test_without_djinn_annotations_do_nothing(self):
@@ -86,11 +92,23 @@ class Meaning(Case):
         weights = 4 * (8 * 16 + 16 + 16 * 4 + 4)
         self.assertEqual(graph["meaning"]["memory"]["persistent_weight"], weights)
 
-    def test_switched_off_the_server_is_told_nothing(self):
-        graph, done = self.seen("print(step().item())", DJINN_MEANING="off")
-        self.assertEqual({(n["module"], n["phase"]) for n in graph["nodes"]}, {("", "other")})
-        _, told = self.seen("print(step().item())")
-        self.assertEqual(done.out, told.out)
+    def test_switched_off_the_server_is_told_nothing_but_the_sessions_name(self):
+        source = "with djinn.session('mine'), djinn.phase('rollout'):\n  for _ in range(3): loss = step()\n  print(loss.item())\n  " \
+                 "print('meaning', __import__('subprocess').run([sys.argv[1], '--stats', __import__('os').environ['DJINN_SERVER']], " \
+                 "env={}, stdout=-1).stdout.decode().replace('\\n', ' '))"
+        told = {}
+        for switch in ("off", "on"):
+            with Server() as server:
+                done = run(TRAIN + source, server, [SERVER], DJINN_MEANING=switch)
+                server.until(lambda s: s["sessions_ended"] == 1)
+                loss, stats = done.out.split("meaning ")
+                told[switch] = loss, json.loads(stats)["sessions"][0]["meaning"], graph_of(server)
+        loss, meaning, graph = told["off"]
+        self.assertEqual(loss, told["on"][0])
+        self.assertEqual({(n["module"], n["phase"], n["label"]) for n in graph["nodes"]}, {("", "other", "")})
+        self.assertEqual((meaning["name"], sum(meaning["steps"].values()), sum(meaning["memory"].values())), ("mine", 0, 0))
+        meaning = told["on"][1]
+        self.assertTrue(meaning["name"] == "mine" and sum(meaning["steps"].values()) and sum(meaning["memory"].values()), meaning)
 
     def test_calls_are_said_to_be_their_ops_at_call_level(self):
         graph, _ = self.seen("step(); torch.cuda.synchronize()", ("--check",), DJINN_LEVEL="call")
@@ -104,6 +122,79 @@ class Meaning(Case):
         graph, done = self.seen(source)
         self.assertEqual(done.out.strip(), "[0, 2]")
         self.assertTrue(nodes(graph, op="torchvision::nms"))
+
+    def test_a_session_is_named_without_being_opened(self):
+        source = """
+import os
+with djinn.session('outer'):
+    child = os.fork()
+    y = torch.ones(2).cuda() + 1
+    if not child:
+        print('child', y.sum().item(), flush=True); torch.cuda.synchronize(); os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+    with djinn.session('inner'): pass
+    print('parent', y.sum().item(), flush=True)
+    sys.stdin.readline()
+"""
+        import harness
+        with Server() as server:
+            process = harness.start(f"import sys; sys.path.insert(0, {PACKAGES!r}); import djinn, torch" + source, server, stdin=subprocess.PIPE)
+            said = harness.await_line(process, "parent")
+            self.assertEqual(said.split(), ["child", "4.0", "parent", "4.0"])
+            self.assertIn("outer", [s["meaning"]["name"] for s in server.stats()["sessions"]])
+            process.stdin.write("\n")
+            process.stdin.flush()
+            self.assertEqual(harness.finish(process).status, 0)
+        # nor is a server started for a program that uses no device
+        with Server() as server:
+            run(f"import sys; sys.path.insert(0, {PACKAGES!r}); import djinn\nwith djinn.session('a'): pass", server)
+            self.assertEqual(server.stats()["sessions_ended"], 0)
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        asked.append(getattr(function, '__name__', str(function)))
+        return function(*args, **(kwargs or {}))
+torch.cuda.synchronize()
+with Mode(): y = model(x)
+print([a for a in asked if a != 'linear' and a != 'relu'])
+"""
+        _, done = self.seen(source)
+        self.assertEqual(done.out.strip(), "[]")
+
+    def forward(ctx, x): return x.clone()
+    @staticmethod
+    def backward(ctx, g):
+        first_is_under_way.set(); second_is_over.wait(30)
+        return g
+def first(): Gate.apply(model(x).square().mean().cpu()).backward()
+t = threading.Thread(target=first); t.start()
+first_is_under_way.wait(30)
+model(x).square().mean().backward(); second_is_over.set(); t.join()
+torch.cuda.synchronize()
+"""
+        graph, _ = self.seen(source)
+        self.assertEqual(graph["meaning"]["steps"]["backward"], 2)
+
+    def test_a_label_that_ends_elsewhere_is_said_so_and_leaves_nothing(self):
+        source = """
+import asyncio
+async def task(name, turns):
+    with djinn.phase(name):
+        for _ in range(turns): await asyncio.sleep(0)
+async def both(): await asyncio.gather(task('one', 1), task('two', 3))
+asyncio.run(both())
+@djinn.phase('made')
+async def coroutine(): return x + 1
+@djinn.phase('made')
+def generator(): yield x + 1
+asyncio.run(coroutine()); list(generator())
+y = x + 1; torch.cuda.synchronize()
+"""
+        graph, done = self.seen(source)
+        self.assertIn("djinn.phase: 'one' does not end where it began", done.err)
+        self.assertNotIn("'two' does not", done.err)
+        for name in ("coroutine", "generator"):
+            self.assertIn(f"djinn.phase: 'made' is ignored around {name}", done.err)
+        self.assertEqual({n["label"] for n in graph["nodes"]}, {""})
 
 
 if __name__ == "__main__":
