@@ -7,9 +7,10 @@ import sys
 import unittest
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
-from harness import ROOT, SERVER, Case, Server, clean_environment, run
+from harness import BUILD, ROOT, SERVER, Case, Server, clean_environment, run
 
 PACKAGES = str(ROOT / "hooks" / "python")
+LIBRARY = str(BUILD / "tests" / "libdjinn_test_ops.so")
 TRAIN = """
 import sys; sys.path.insert(0, {packages!r})
 import djinn, torch, torch.nn as nn
@@ -123,6 +124,39 @@ class Meaning(Case):
         self.assertEqual(done.out.strip(), "[0, 2]")
         self.assertTrue(nodes(graph, op="torchvision::nms"))
 
+    def test_the_first_call_of_a_later_operator_is_seen_too(self):
+        source = f"torch.cuda.synchronize(); torch.ops.load_library({LIBRARY!r})\nprint(torch.ops.djinn_test.twice(x).sum().item())"
+        graph, done = self.seen(source, ("--op-library", LIBRARY))
+        self.assertEqual(done.out.strip(), "48.0")
+        self.assertTrue(nodes(graph, op="djinn_test::twice"))
+
+    def test_an_operator_that_comes_later_is_annotated_at_call_level(self):
+        # the first call is found by the op before it: nobody has looked the name up in torch.ops
+        source = f"torch.ops.load_library({LIBRARY!r})\ntorch._C._jit_get_operation('djinn_test::thrice')[0](x + 1)\n" \
+                 "torch.ops.djinn_test.thrice(x); torch.cuda.synchronize()"
+        graph, _ = self.seen(source, ("--check", "--op-library", LIBRARY), DJINN_LEVEL="call")
+        self.assertEqual([n["count"] for n in nodes(graph, op="djinn_test::thrice")], [2], graph["nodes"])
+
+    def test_an_interrupt_leaves_no_module_open(self):
+        # a profile function raises where a signal's handler would: when `enter` has just returned, and inside of `name`
+        source = """
+class Interrupt(BaseException): pass
+def after_enter(frame, event, what):
+    if event == 'c_return' and what.__name__ == 'enter': raise Interrupt
+def inside_name(frame, event, what):
+    if event == 'call' and frame.f_code.co_name == 'name' and frame.f_code.co_filename == '<djinn>': raise Interrupt
+for profile in (after_enter, inside_name):
+    inner = nn.Linear(8, 8).cuda()
+    sys.setprofile(profile)
+    try: inner(x)
+    except Interrupt: print('interrupted')
+    finally: sys.setprofile(None)
+step(); torch.cuda.synchronize()
+"""
+        graph, done = self.seen(source)
+        self.assertEqual(done.out.split(), ["interrupted"] * 2)
+        self.assertEqual([n["module"] for n in nodes(graph, op="aten::mean")], [""])
+
     def test_a_session_is_named_without_being_opened(self):
         source = """
 import os
@@ -150,6 +184,11 @@ with djinn.session('outer'):
             run(f"import sys; sys.path.insert(0, {PACKAGES!r}); import djinn\nwith djinn.session('a'): pass", server)
             self.assertEqual(server.stats()["sessions_ended"], 0)
 
+    def test_what_the_hook_asks_is_not_seen_by_the_programs_torch_function(self):
+        source = """
+from torch.overrides import TorchFunctionMode
+asked = []
+class Mode(TorchFunctionMode):
     def __torch_function__(self, function, types, args=(), kwargs=None):
         asked.append(getattr(function, '__name__', str(function)))
         return function(*args, **(kwargs or {}))
@@ -195,6 +234,14 @@ y = x + 1; torch.cuda.synchronize()
         for name in ("coroutine", "generator"):
             self.assertIn(f"djinn.phase: 'made' is ignored around {name}", done.err)
         self.assertEqual({n["label"] for n in graph["nodes"]}, {""})
+
+    def test_modules_are_known_while_the_main_thread_waits_in_c(self):
+        source = "import threading, time\ndef work():\n  global model, x\n  model = nn.Sequential(nn.Linear(8, 4)).cuda(); x = torch.ones(3, 8).cuda()\n" \
+                 "  time.sleep(1); model(x); torch.cuda.synchronize()\nt = threading.Thread(target=work); t.start(); t.join()"
+        with Server() as server:
+            run("import torch, torch.nn as nn\n" + source, server)
+            server.until(lambda s: s["sessions_ended"] == 1)
+            self.assertEqual([n["module"] for n in nodes(graph_of(server), op="aten::addmm")], ["0"])
 
 
 if __name__ == "__main__":
