@@ -63,7 +63,10 @@ Residencies::Entry& Residencies::add(c10::weak_intrusive_ptr<c10::StorageImpl> s
 Residencies::Entry& Residencies::entry(const at::Tensor& t) {
   auto* key = t.storage().unsafeGetStorageImpl();
   if (Entry* e = find(key)) {
-    if (auto address = reinterpret_cast<uint64_t>(key->data()); address != e->address) e->address = address, e->bytes = key->nbytes();  // resized
+    if (auto address = reinterpret_cast<uint64_t>(key->data()); address != e->address) {  // resized: what was told is of its old place
+      e->address = address, e->bytes = key->nbytes();
+      if (!tells_itself(e->residency)) changed_.insert(changed_.end(), {e->address, static_cast<uint64_t>(e->residency)});
+    }
     return *e;
   }
   // what autograd collects gradients for is a weight, whoever holds it

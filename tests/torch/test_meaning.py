@@ -243,6 +243,20 @@ y = x + 1; torch.cuda.synchronize()
             server.until(lambda s: s["sessions_ended"] == 1)
             self.assertEqual([n["module"] for n in nodes(graph_of(server), op="aten::addmm")], ["0"])
 
+    def test_a_weight_that_is_moved_by_a_resize_stays_one(self):
+        source = """
+layer = nn.Linear(512, 512, bias=False).cuda(); y = torch.ones(4, 512).cuda()
+layer(y)
+s = layer.weight.untyped_storage(); before, size = s.data_ptr(), s.nbytes()
+s.resize_(0); other = torch.empty(size, dtype=torch.uint8, device='cuda'); s.resize_(size)
+assert s.data_ptr() != before
+with djinn.phase('later'): layer(y)
+torch.cuda.synchronize()
+"""
+        graph, _ = self.seen(source)
+        read, = (n["bytes_read"] for n in nodes(graph, label="later", op="aten::mm"))
+        self.assertEqual(read.get("persistent_weight"), 512 * 512 * 4, read)
+
 
 if __name__ == "__main__":
     unittest.main(verbosity=2)
