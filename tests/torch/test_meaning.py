@@ -30,6 +30,23 @@ def graph_of(server):
     return json.loads(done.stdout)
 
 
+# An attention over a cache that outlives it; its forward switches grad mode off by itself.
+ATTENTION = """
+class Attention(nn.Module):
+    def __init__(self, attend):
+        super().__init__()
+        self.attend, self.cache = attend, None
+    @torch.no_grad()
+    def forward(self, x):
+        self.cache = x * 2 if self.cache is None else torch.cat([self.cache, x * 2], 1)
+        return self.attend(x, self.cache, self.cache)
+def written_out(q, k, v):
+    scores = torch.empty(q.shape[0], q.shape[1], k.shape[1], device="cuda")
+    torch.bmm(q, k.transpose(1, 2), out=scores)
+    return torch.bmm(scores.softmax(-1), v, out=torch.empty_like(q))
+"""
+
+
 def nodes(graph, **wanted):
     return [n for n in graph["nodes"] if all(n[k] == v for k, v in wanted.items())]
 
@@ -199,6 +216,48 @@ print([a for a in asked if a != 'linear' and a != 'relu'])
         _, done = self.seen(source)
         self.assertEqual(done.out.strip(), "[]")
 
+    def test_a_labelled_forward_has_a_backward_of_its_own_phase(self):
+        graph, _ = self.seen("with djinn.phase('forward'): loss = model(x).square().mean()\nloss.backward(); torch.cuda.synchronize()")
+        self.assertEqual({n["label"] for n in nodes(graph, phase="backward") if n["op"] == "aten::mm"}, {"forward"})
+        self.assertEqual({n["op"] for n in nodes(graph, phase="forward")} & {"aten::mm", "aten::threshold_backward"}, set())
+
+    def test_a_prefill_whose_forward_switches_grad_mode_off_itself(self):
+        source = ATTENTION + """
+for attend in (nn.functional.scaled_dot_product_attention, written_out):
+    layer = Attention(attend)
+    for n in (4, 1, 1): y = layer(torch.ones(2, n, 8).cuda())
+torch.cuda.synchronize()
+"""
+        graph, _ = self.seen(source)
+        steps = graph["meaning"]["steps"]
+        self.assertEqual((steps["llm_prefill"], steps["llm_decode"], steps.get("forward")), (2, 4, None), steps)
+
+    def test_what_uses_no_device_is_no_step(self):
+        source = "host = nn.Linear(2, 2); o = torch.optim.SGD(host.parameters(), 0.1)\n" \
+                 "for _ in range(3): host(torch.ones(1, 2)).sum().backward(); o.step()\nstep(); torch.cuda.synchronize()"
+        graph, _ = self.seen(source)
+        steps = graph["meaning"]["steps"]
+        self.assertEqual((steps["forward"], steps["backward"], steps["optimizer"]), (1, 1, 1), steps)
+
+    def test_an_optimizer_that_steps_inside_of_the_backward(self):
+        source = """
+own = {p: torch.optim.Adam([p], 0.1, foreach=False) for p in model.parameters()}
+def take(p): own[p].step(); own[p].zero_grad()
+for p in own: p.register_post_accumulate_grad_hook(take)
+model(x).square().mean().backward(); torch.cuda.synchronize()
+"""
+        graph, _ = self.seen(source)
+        self.assertEqual({n["phase"] for n in nodes(graph, op="aten::addcdiv_")}, {"optimizer"})
+        self.assertEqual(graph["meaning"]["steps"]["optimizer"], 4)
+        self.assertEqual(graph["meaning"]["steps"]["backward"], 1)
+
+    def test_passes_of_two_threads_count_both(self):
+        # the first pass waits on the host, before any op of it, until the second is over
+        source = """
+import threading
+first_is_under_way, second_is_over = threading.Event(), threading.Event()
+class Gate(torch.autograd.Function):
+    @staticmethod
     def forward(ctx, x): return x.clone()
     @staticmethod
     def backward(ctx, g):
@@ -242,6 +301,11 @@ y = x + 1; torch.cuda.synchronize()
             run("import torch, torch.nn as nn\n" + source, server)
             server.until(lambda s: s["sessions_ended"] == 1)
             self.assertEqual([n["module"] for n in nodes(graph_of(server), op="aten::addmm")], ["0"])
+
+    def test_a_double_backward_has_the_modules_of_its_forward(self):
+        source = "x.requires_grad_()\ng, = torch.autograd.grad(model(x).square().sum(), x, create_graph=True)\ng.square().sum().backward(); torch.cuda.synchronize()"
+        graph, _ = self.seen(source)
+        self.assertEqual({n["module"] for n in nodes(graph, phase="backward") if n["op"] == "aten::mm"}, {"0", "2"})
 
     def test_a_weight_that_is_moved_by_a_resize_stays_one(self):
         source = """
