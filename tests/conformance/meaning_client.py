@@ -149,6 +149,7 @@ def generates(watch, prompt, count=5):
             watch.end("llm_prefill" if i == 0 else "llm_decode", stateful_kv_cache=cache, ephemeral_activation=[output.logits], input=[prompt, ids, mask])
             ids = output.logits[:, -1:].argmax(-1)
             mask = torch.cat([mask, torch.ones_like(ids)], 1)
+            del output  # its logits would live at the end of the next step, and not after it
 
 
 def generate_counts(model, prompt, count=6, **options):
