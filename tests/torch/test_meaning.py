@@ -295,7 +295,7 @@ y = x + 1; torch.cuda.synchronize()
         self.assertEqual({n["label"] for n in graph["nodes"]}, {""})
 
     def test_modules_are_known_while_the_main_thread_waits_in_c(self):
-        source = "import threading, time\ndef work():\n  global model, x\n  model = nn.Sequential(nn.Linear(8, 4)).cuda(); x = torch.ones(3, 8).cuda()\n" \
+        source = "import threading, time\ndef work():\n  global model, x\n  time.sleep(1); model = nn.Sequential(nn.Linear(8, 4)).cuda(); x = torch.ones(3, 8).cuda()\n" \
                  "  time.sleep(1); model(x); torch.cuda.synchronize()\nt = threading.Thread(target=work); t.start(); t.join()"
         with Server() as server:
             run("import torch, torch.nn as nn\n" + source, server)
