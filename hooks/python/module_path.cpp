@@ -1,8 +1,12 @@
-// See module_path.hpp. Python's functions are found in the process: nothing here is built for a version of it, all of them are of its stable ABI.
+// See module_path.hpp. Python's functions are found in the process: nothing here is built for a version of it, all but one are of its stable ABI.
 #include "hooks/python/module_path.hpp"
 
 #include <dlfcn.h>
+#include <pthread.h>
+#include <signal.h>
+#include <unistd.h>
 
+#include <atomic>
 #include <mutex>
 #include <string>
 #include <unordered_map>
@@ -10,6 +14,7 @@
 
 #include "hooks/torch/host.hpp"
 #include "hooks/torch/meaning.hpp"
+#include "hooks/torch/scope.hpp"
 
 namespace djinn::hook {
 
@@ -42,18 +47,33 @@ struct Python {
   void* (*Address)(PyObject*);
   void (*IncRef)(PyObject*);
   void (*DecRef)(PyObject*);
+  PyObject* (*Error)();
   void (*ClearError)();
+  int (*IsInitialized)();
+  int (*IsFinalizing)();
+  int (*Ensure)();
+  void (*Release)(int);
   PyObject* none;
   bool find() {
-    auto get = [](auto& f, const char* name) { return (f = reinterpret_cast<std::decay_t<decltype(f)>>(dlsym(RTLD_DEFAULT, name))) != nullptr; };
+    auto get = [](auto& f, const char* name, const char* older = nullptr) {
+      f = reinterpret_cast<std::decay_t<decltype(f)>>(dlsym(RTLD_DEFAULT, name));
+      if (!f && older) f = reinterpret_cast<std::decay_t<decltype(f)>>(dlsym(RTLD_DEFAULT, older));
+      return f != nullptr;
+    };
     return get(AddPendingCall, "Py_AddPendingCall") && get(GetModuleDict, "PyImport_GetModuleDict") && get(GetItemString, "PyDict_GetItemString") &&
            get(SetItemString, "PyDict_SetItemString") && get(NewDict, "PyDict_New") && get(GetBuiltins, "PyEval_GetBuiltins") &&
            get(Compile, "Py_CompileString") && get(Eval, "PyEval_EvalCode") && get(NewFunction, "PyCFunction_New") &&
            get(CallTwo, "PyObject_CallFunctionObjArgs") && get(Text, "PyUnicode_AsUTF8AndSize") && get(Address, "PyLong_AsVoidPtr") &&
-           get(IncRef, "Py_IncRef") && get(DecRef, "Py_DecRef") && get(ClearError, "PyErr_Clear") && get(none, "_Py_NoneStruct");
+           get(IncRef, "Py_IncRef") && get(DecRef, "Py_DecRef") && get(Error, "PyErr_Occurred") && get(ClearError, "PyErr_Clear") &&
+           get(IsInitialized, "Py_IsInitialized") && get(IsFinalizing, "Py_IsFinalizing", "_Py_IsFinalizing") && get(Ensure, "PyGILState_Ensure") &&
+           get(Release, "PyGILState_Release") && get(none, "_Py_NoneStruct");
   }
+  bool runs() const { return IsInitialized() && !IsFinalizing(); }
   PyObject* nothing() const { return IncRef(none), none; }
 } python;
+
+// In a forked child, which has no session: nothing is followed there, and no lock taken that another thread of the parent had.
+bool in_child = false;
 
 // ---- where this thread is ----
 
@@ -86,38 +106,46 @@ uint32_t known(uint32_t outer, PyObject* module) {
   return 0;
 }
 
-// Asks Python what the module is called inside the outer one. A module that is not of it begins a path of its own, with the name of its class.
+// Asks Python what the module is called inside the outer one. A module that is not of it begins a path of its own, with the name of its class. With
+// an error set it is the program's own (an interrupt), which goes on. Once the host has no numbers left nobody is asked again.
 uint32_t learn(const Place& outer, PyObject* module) {
+  static std::atomic<bool> full{false};
+  if (full.load(std::memory_order_relaxed)) return 0;
   PyObject* answer = python.CallTwo(names().name, outer.module ? outer.module : python.none, module, nullptr);
-  const char* text = answer ? python.Text(answer, nullptr) : nullptr;
+  if (!answer) return 0;
+  const char* text = python.Text(answer, nullptr);
   if (!text) {
     python.ClearError();
-    if (answer) python.DecRef(answer);
+    python.DecRef(answer);
     return 0;
   }
   bool inside = text[0] == '.';
   std::lock_guard lock(names().mutex);
   std::string prefix = inside ? names().prefixes[outer.number] : std::string();
   std::string path = inside ? (prefix.empty() ? text + 1 : prefix + text) : text;
+  python.DecRef(answer);
   uint32_t number = host->module(path.c_str());
+  if (!number) return full = true, 0;
   if (inside) names().prefixes[number] = path;
   names().of[module].emplace_back(outer.number, number);
-  python.DecRef(answer);
   return number;
 }
 
+// Whatever comes of it, the stack has one more: Python calls leave() for each enter().
 PyObject* enter(PyObject*, PyObject* module) {
+  if (in_child) return python.nothing();
   auto& stack = places();
   Place outer = stack.empty() ? Place{0, nullptr} : stack.back();
+  if (meaning::on()) meaning::enter_module();
+  stack.push_back({0, module});
   uint32_t number = known(outer.number, module);
   if (!number) number = learn(outer, module);
-  if (meaning::on()) meaning::enter_module();
-  stack.push_back({number, module});
-  scope().module = number;
-  return python.nothing();
+  scope().module = stack.back().number = number;
+  return python.Error() ? nullptr : python.nothing();
 }
 
 PyObject* leave(PyObject*, PyObject*) {
+  if (in_child) return python.nothing();
   auto& stack = places();
   if (meaning::on()) meaning::leave_module();
   if (!stack.empty()) stack.pop_back();
@@ -127,6 +155,7 @@ PyObject* leave(PyObject*, PyObject*) {
 
 // By the address that Python calls id().
 PyObject* forget(PyObject*, PyObject* id) {
+  if (in_child) return python.nothing();
   if (const char* text = python.Text(id, nullptr)) {
     std::lock_guard lock(names().mutex);
     names().of.erase(reinterpret_cast<PyObject*>(std::strtoull(text, nullptr, 10)));
@@ -137,28 +166,39 @@ PyObject* forget(PyObject*, PyObject* id) {
 }
 
 PyObject* step(PyObject*, PyObject*) {
-  meaning::enter_optimizer();
+  if (!in_child) meaning::enter_optimizer();
   return python.nothing();
 }
 
 PyObject* stepped(PyObject*, PyObject*) {
-  meaning::leave_optimizer();
+  if (!in_child) meaning::leave_optimizer();
   return python.nothing();
 }
 
 // The storage of a parameter or buffer, by its address.
 PyObject* own(PyObject*, PyObject* storage) {
+  if (in_child) return python.nothing();
   if (void* address = python.Address(storage)) meaning::own(static_cast<c10::StorageImpl*>(address));
   else python.ClearError();
   return python.nothing();
 }
 
-PyMethodDef functions[] = {{"enter", enter, kOneArgument, nullptr},     {"leave", leave, kNoArguments, nullptr},
-                           {"forget", forget, kOneArgument, nullptr},   {"step", step, kNoArguments, nullptr},
-                           {"stepped", stepped, kNoArguments, nullptr}, {"own", own, kOneArgument, nullptr}};
+PyObject* wrap_newcomers(PyObject*, PyObject*) {
+  if (!in_child && newcomers.load(std::memory_order_relaxed)) scan();
+  return python.nothing();
+}
+
+PyMethodDef functions[] = {{"enter", enter, kOneArgument, nullptr},
+                           {"leave", leave, kNoArguments, nullptr},
+                           {"forget", forget, kOneArgument, nullptr},
+                           {"step", step, kNoArguments, nullptr},
+                           {"stepped", stepped, kNoArguments, nullptr},
+                           {"own", own, kOneArgument, nullptr},
+                           {"wrap_newcomers", wrap_newcomers, kNoArguments, nullptr}};
 
 // Runs once, in a namespace of its own that holds these functions. A module's weights are named when it is first called, when they are moved or
-// replaced (_apply, registration), so that a step costs nothing for them.
+// replaced (_apply, registration), so that a step costs nothing for them. enter() and step() stand inside of their try: an interrupt may come right
+// after them. What is asked of tensors here is no business of the program's __torch_function__.
 constexpr const char* kSource = R"(
 import functools, weakref
 import torch
@@ -173,21 +213,24 @@ def follow_modules(enter, leave, forget, weights):
         def gone(_):
             alive.pop(key, None)
             forget(str(key))
-        if key not in alive:
-            alive[key] = weakref.ref(module, gone)
-        weights(module)
-        if outer is not None:
-            for path, inner in outer.named_modules():
-                if inner is module and path:
-                    return "." + path
+        try:
+            if key not in alive:
+                alive[key] = weakref.ref(module, gone)
+            weights(module)
+            if outer is not None:
+                for path, inner in outer.named_modules():
+                    if inner is module and path:
+                        return "." + path
+        except Exception:  # a module with a mind of its own
+            pass
         return type(module).__name__
 
     @functools.wraps(original)
     def call(self, *args, **kwargs):
         if compiling():
             return original(self, *args, **kwargs)
-        enter(self)
         try:
+            enter(self)
             if plain and self._compiled_call_impl is None:  # what original does, without its frame
                 return self._call_impl(*args, **kwargs)
             return original(self, *args, **kwargs)
@@ -199,8 +242,9 @@ def follow_modules(enter, leave, forget, weights):
 def follow_weights(own):
     def one(tensor):
         try:
-            if tensor is not None and tensor.is_cuda:
-                own(tensor.untyped_storage()._cdata)
+            with torch._C.DisableTorchFunction():
+                if tensor is not None and tensor.is_cuda:
+                    own(tensor.untyped_storage()._cdata)
         except Exception:  # a subclass without storage
             pass
 
@@ -228,8 +272,8 @@ def follow_optimizers(step, stepped):
         def call(*args, **kwargs):
             if compiling():
                 return function(*args, **kwargs)
-            step()
             try:
+                step()
                 return function(*args, **kwargs)
             finally:
                 stepped()
@@ -245,14 +289,27 @@ def follow_optimizers(step, stepped):
             c.step = surround(c.step)
     torch.optim.Optimizer.profile_hook_step = staticmethod(lambda function: surround(hook(function)))
 
+def follow_operators(wrap_newcomers):
+    found = torch._ops._OpNamespace.__getattr__  # once for each name: then it is an attribute
+
+    @functools.wraps(found)
+    def __getattr__(self, name):
+        operator = found(self, name)
+        wrap_newcomers()
+        return operator
+    torch._ops._OpNamespace.__getattr__ = __getattr__
+
+follow_operators(wrap_newcomers)
 name = follow_modules(enter, leave, forget, follow_weights(own) if meaning else lambda module: None)
 if meaning:
     follow_optimizers(step, stepped)
 )";
 
+std::atomic<bool> surrounded{false};
+
 // With the interpreter's lock. 0: a pending call has done what it could, and says nothing to the program.
 int surround(void*) {
-  if (!python.GetItemString(python.GetModuleDict(), "torch.nn.modules.module")) return 0;
+  if (!python.GetItemString(python.GetModuleDict(), "torch.nn.modules.module") || surrounded.exchange(true)) return 0;
   PyObject *space = python.NewDict(), *code = python.Compile(kSource, "<djinn>", kFileInput), *done = nullptr;
   if (space && code) {
     python.SetItemString(space, "__builtins__", python.GetBuiltins());
@@ -274,10 +331,38 @@ int surround(void*) {
   return 0;  // `space` stays: the functions live in it
 }
 
+// The main thread runs pending calls between two of Python's instructions. While it waits in C for the thread that uses CUDA (join) there are none,
+// so that after this long another thread does the same.
+constexpr useconds_t kMainThreadUs = 100'000;
+
+// Nothing with a destructor lives across Ensure: an interpreter that is ending ends the threads that wait for its lock there and then.
+void* surround_instead(void*) {
+  usleep(kMainThreadUs);
+  if (surrounded || !python.runs()) return nullptr;
+  int state = python.Ensure();
+  surround(nullptr);
+  python.Release(state);
+  return nullptr;
+}
+
+void start_detached(void* (*run)(void*)) {
+  sigset_t all, before;  // the program's signal handlers run on its own threads
+  sigfillset(&all);
+  pthread_sigmask(SIG_SETMASK, &all, &before);
+  if (pthread_t thread; pthread_create(&thread, nullptr, run, nullptr) == 0) {
+    pthread_setname_np(thread, "djinn-modules");
+    pthread_detach(thread);
+  }
+  pthread_sigmask(SIG_SETMASK, &before, nullptr);
+}
+
 }  // namespace
 
 void track_modules() {
-  if (host->perf("module_paths") && python.find()) python.AddPendingCall(surround, nullptr);
+  if (!host->perf("module_paths") || !python.find()) return;
+  pthread_atfork(nullptr, nullptr, [] { in_child = true; });
+  python.AddPendingCall(surround, nullptr);
+  start_detached(surround_instead);
 }
 
 }  // namespace djinn::hook

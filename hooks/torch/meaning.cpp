@@ -99,11 +99,12 @@ struct OwnNodes {
   }
 };
 
-// Nodes made since the last time belong to where this thread is.
-void note_nodes() {
+// Nodes made since the last time belong to this place.
+void note_nodes(Place here) {
   static thread_local OwnNodes own;
-  if (uint64_t next = at::sequence_number::peek(); next != own.nodes->noted()) own.nodes->note(next, {scope().module, scope().label});
+  if (uint64_t next = at::sequence_number::peek(); next != own.nodes->noted()) own.nodes->note(next, here);
 }
+Place scope_place() { return {scope().module, scope().label}; }
 
 Place maker_of(uint64_t thread, uint64_t number) {
   static thread_local std::pair<uint64_t, std::shared_ptr<const Nodes>> latest{~0ull, nullptr};
@@ -127,16 +128,18 @@ struct Step {
   uint32_t number = 0;  // 0: none
   uint64_t queries = 0, keys = 0;
   Modality modality = Modality::none;
-  std::vector<c10::StorageImpl*> fed;  // keys and values of attentions, and what they were copied from
-  int64_t rows = 0;                    // of the last projection: sequences times queries
+  bool used = false;      // an op of it ran: a call for the host alone (a transform, a model on the CPU) is no step
+  bool recorded = false;  // one of them with grad mode on: what a decorator restores before the step's end says nothing
+  Storages fed;           // keys and values of attentions, and what they were copied from
+  int64_t rows = 0;       // of the last projection: sequences times queries
   // attention that is written out: a product, a softmax over it, another product
-  const c10::StorageImpl* right = nullptr;  // of the last product
+  std::optional<Storages::value_type> right;  // of the last product
   uint32_t product_module = 0;
   bool weighed = false;  // its softmax has come
 
   void begin() {
     static std::atomic<uint32_t> last{0};
-    std::vector<c10::StorageImpl*> empty = std::move(fed);
+    Storages empty = std::move(fed);
     *this = Step{};
     fed = std::move(empty);
     fed.clear();
@@ -146,8 +149,10 @@ struct Step {
 struct Here {
   Step step;
   uint32_t modules = 0;                         // calls under way
-  uint32_t optimizer = 0, optimizer_depth = 0;  // steps under way; modules at the begin of the innermost
-  std::vector<c10::StorageImpl*> optimizer_made;
+  uint32_t optimizer = 0, optimizer_depth = 0;  // steps under way; modules at the begin of the outermost
+  const void* optimizer_node = nullptr;         // that was being evaluated then: a hook of a gradient may take the step
+  bool optimizer_used = false;                  // an op of it ran
+  Storages optimizer_made;
 };
 Here& here() {
   static thread_local Here h;
@@ -166,12 +171,15 @@ void tell_step(uint32_t number, ExecutionPhase phase, uint64_t queries = 0, uint
   host->post(static_cast<uint32_t>(wire::Opcode::meaning_step), 0, &told, sizeof told);
 }
 
-// Autograd numbers its passes; each counts once, whatever threads it runs in.
+// Autograd numbers its passes; each counts once, whatever threads it runs in. Passes of several threads are under way at once, and come in any order:
+// one that is this much older than another under way counts again.
+constexpr size_t kPassesAtOnce = 64;
 void note_backward() {
-  static std::atomic<int> latest{-1};
+  static std::array<std::atomic<int>, kPassesAtOnce> latest{};  // number + 1
   int pass = torch::autograd::get_current_graph_task_id();
-  int before = latest.load(std::memory_order_relaxed);
-  if (pass > before && latest.compare_exchange_strong(before, pass)) tell_step(0, ExecutionPhase::backward);
+  auto& seen = latest[static_cast<size_t>(pass) % kPassesAtOnce];
+  int before = seen.load(std::memory_order_relaxed);
+  if (pass + 1 > before && seen.compare_exchange_strong(before, pass + 1)) tell_step(0, ExecutionPhase::backward);
 }
 
 // The program's own label, where it is the name of a phase.
@@ -193,22 +201,24 @@ struct Where {
 
 Where where(std::span<const c10::IValue> arguments) {
   Where w;
-  w.place = {scope().module, scope().label};
+  w.place = scope_place();
   const Here& h = here();
-  if (auto node = torch::autograd::get_current_node()) {
+  auto node = torch::autograd::get_current_node();
+  if (h.optimizer && h.modules == h.optimizer_depth && h.optimizer_node == node.get()) {
+    w.phase = ExecutionPhase::optimizer;
+  } else if (node) {
     w.phase = ExecutionPhase::backward;
     note_backward();
     if (!w.place.module) w.place = maker_of(node->thread_id(), node->sequence_nr());  // else a checkpoint computes its forward again
-  } else if (h.optimizer && h.modules == h.optimizer_depth) {
-    w.phase = ExecutionPhase::optimizer;
   } else if (h.step.number) {
     w.phase = ExecutionPhase::forward;
     w.step = h.step.number;
   } else if (c10::GradMode::is_enabled() && requires_grad(arguments)) {
     w.phase = ExecutionPhase::forward;
   }
-  if (w.place.label)
-    if (auto named = phase_of_label(w.place.label)) w.phase = *named;
+  // the one of now: what the forward was called says nothing of its backward
+  if (scope().label)
+    if (auto named = phase_of_label(scope().label)) w.phase = *named;
   return w;
 }
 
@@ -306,10 +316,10 @@ void look(Residencies& r, Step& s, const Op& op, std::span<const c10::IValue> ar
       if (auto* a = tensor_at(arguments, op.name == "aten::addmm" ? 1 : 0); a && a->dim() == 2) s.rows = a->size(0);
       return;
     case Role::product: {  // (a, b), or (sum, a, b)
-      auto* b = tensor_at(arguments, op.arguments > 2 ? 2 : 1);
+      auto* b = tensor_at(arguments, op.name == "aten::baddbmm" ? 2 : 1);
       if (!b) return;
       if (s.weighed && s.product_module == scope().module) r.feed(key_of(*b), s.fed);
-      s.right = key_of(*b);
+      s.right = b->storage().getWeakStorageImpl();
       s.product_module = scope().module;
       s.weighed = false;
       return;
@@ -318,7 +328,7 @@ void look(Residencies& r, Step& s, const Op& op, std::span<const c10::IValue> ar
       auto* scores = tensor_at(arguments, 0);
       if (!scores || scores->dim() < 3 || !s.right || s.product_module != scope().module) return;
       note_lengths(s, scores->size(-2), scores->size(-1));
-      r.feed(s.right, s.fed);
+      r.feed(s.right->_unsafe_get_target(), s.fed);
       s.weighed = true;
       return;
     }
@@ -338,12 +348,17 @@ void note_copies(Residencies& r, const Op& op, std::span<const c10::IValue> argu
     });
 }
 
+// By an optimizer: under a label of that name alone nothing would settle it.
+void note_made(const at::Tensor& t, ExecutionPhase phase) {
+  if (phase == ExecutionPhase::optimizer && here().optimizer) here().optimizer_made.push_back(t.storage().getWeakStorageImpl());
+}
+
 void note_arguments(Residencies& r, const Op& op, std::span<const c10::IValue> arguments, ExecutionPhase phase) {
   for (size_t i = 0; i < arguments.size(); i++)
     each_tensor(arguments[i], [&](const at::Tensor& t) {
       if (!has_memory(t)) return;
       if (!op.writes[i]) r.read(t);
-      else if (r.written(t, phase) && phase == ExecutionPhase::optimizer) here().optimizer_made.push_back(t.storage().unsafeGetStorageImpl());
+      else if (r.written(t, phase)) note_made(t, phase);
     });
 }
 
@@ -353,7 +368,7 @@ void note_results(Residencies& r, const Op& op, std::span<const c10::IValue> res
     each_tensor(results[i], [&](const at::Tensor& t) {
       if (!has_memory(t)) return;
       r.made(t, phase);
-      if (phase == ExecutionPhase::optimizer) here().optimizer_made.push_back(t.storage().unsafeGetStorageImpl());
+      note_made(t, phase);
     });
   }
 }
@@ -368,15 +383,13 @@ ExecutionPhase kind_of(const Step& s, bool outlived) {
   return ExecutionPhase::forward;
 }
 
-void end_step() {
-  Step& s = here().step;
+void end_step(Step& s) {
   Residencies& r = residencies();
   std::lock_guard lock(r.mutex);
-  ExecutionPhase phase = c10::GradMode::is_enabled() ? ExecutionPhase::forward : kind_of(s, r.any_alive(s.fed));
+  ExecutionPhase phase = s.recorded ? ExecutionPhase::forward : kind_of(s, r.any_alive(s.fed));
   if (phase == ExecutionPhase::llm_prefill || phase == ExecutionPhase::llm_decode) r.settle(s.fed, DataResidency::stateful_kv_cache);
   tell_step(s.number, phase, s.queries, s.keys);
   r.sum_up();
-  s.number = 0;
 }
 
 }  // namespace
@@ -385,16 +398,19 @@ void start() { wanted = host->meaning() != 0; }
 bool on() { return wanted; }
 
 Told note(const Op& op, std::span<const c10::IValue> arguments, std::span<const c10::IValue> results) {
-  if (c10::GradMode::is_enabled()) note_nodes();
   Where w = where(arguments);
+  if (c10::GradMode::is_enabled()) note_nodes(w.place);  // of an op in the backward: its backward is of that module too
   uint32_t context = context_of(w);
+  Here& h = here();
+  if (h.optimizer) h.optimizer_used = true;
+  if (w.step) h.step.used = true, h.step.recorded |= c10::GradMode::is_enabled();
   Residencies& r = residencies();
   std::lock_guard lock(r.mutex);
   note_arguments(r, op, arguments, w.phase);
   note_results(r, op, results, w.phase);
   if (w.step && !c10::GradMode::is_enabled()) {
     if (op.role == Role::moves) note_copies(r, op, arguments, results);
-    look(r, here().step, op, arguments);
+    look(r, h.step, op, arguments);
   }
   r.flush();
   return {{context, w.step}, w.place.module};
@@ -408,27 +424,32 @@ void made(const Op& op, std::span<const c10::IValue> arguments, std::span<const 
 
 void enter_module() {
   Here& h = here();
-  if (c10::GradMode::is_enabled()) note_nodes();
+  if (c10::GradMode::is_enabled()) note_nodes(scope_place());
   // a checkpoint that computes its forward again is the backward's
   if (!h.modules++ && !torch::autograd::get_current_node()) h.step.begin();
 }
 
 void leave_module() {
   Here& h = here();
-  if (c10::GradMode::is_enabled()) note_nodes();
-  if (h.modules && !--h.modules && h.step.number) end_step();
+  if (c10::GradMode::is_enabled()) note_nodes(scope_place());
+  if (!h.modules || --h.modules || !h.step.number) return;
+  if (h.step.used) end_step(h.step);
+  h.step.number = 0;
+  h.step.fed.clear();
 }
 
 void enter_optimizer() {
   Here& h = here();
   if (h.optimizer++) return;
   h.optimizer_depth = h.modules;
+  h.optimizer_node = torch::autograd::get_current_node().get();
+  h.optimizer_used = false;
   h.optimizer_made.clear();
 }
 
 void leave_optimizer() {
   Here& h = here();
-  if (!h.optimizer || --h.optimizer) return;
+  if (!h.optimizer || --h.optimizer || !h.optimizer_used) return;
   Residencies& r = residencies();
   std::lock_guard lock(r.mutex);
   r.settle(h.optimizer_made, DataResidency::optimizer_state);

@@ -61,7 +61,7 @@ Residencies::Entry& Residencies::entry(const at::Tensor& t, Residency unless_wei
   auto* key = t.storage().unsafeGetStorageImpl();
   if (fresh) *fresh = false;
   if (Entry* e = find(key)) {
-    if (auto address = reinterpret_cast<uint64_t>(key->data()); address != e->address) {  // resized
+    if (auto address = reinterpret_cast<uint64_t>(key->data()); address != e->address) {  // resized: what was told is of its old place
       e->address = address, e->bytes = key->nbytes();
       changed_.insert(changed_.end(), {address, static_cast<uint64_t>(e->residency)});
     }
@@ -111,25 +111,25 @@ void Residencies::own(c10::StorageImpl* storage) {
   add(c10::weak_intrusive_ptr<c10::StorageImpl>(held), storage, Residency::persistent_weight, true);
 }
 
-void Residencies::feed(const c10::StorageImpl* key, std::vector<c10::StorageImpl*>& fed, int depth) {
+void Residencies::feed(const c10::StorageImpl* key, Storages& fed, int depth) {
   Entry* e = find(key);
   if (!e) return;
-  fed.push_back(e->key);
+  fed.push_back(e->storage);
   const c10::StorageImpl* source[2] = {e->source[0], e->source[1]};
   if (depth < kFeedDepth)
     for (auto* s : source)
       if (s) feed(s, fed, depth + 1);
 }
 
-bool Residencies::any_alive(const std::vector<c10::StorageImpl*>& keys) {
-  for (auto* k : keys)
-    if (Entry* e = find(k); e && !e->storage.expired() && e->residency != Residency::persistent_weight) return true;
+bool Residencies::any_alive(const Storages& storages) {
+  for (const auto& w : storages)
+    if (Entry* e = find(w._unsafe_get_target()); e && !w.expired() && e->residency != Residency::persistent_weight) return true;
   return false;
 }
 
-void Residencies::settle(const std::vector<c10::StorageImpl*>& keys, Residency residency) {
-  for (auto* k : keys)
-    if (Entry* e = find(k); e && !e->storage.expired() && e->residency != Residency::persistent_weight) change(*e, residency);
+void Residencies::settle(const Storages& storages, Residency residency) {
+  for (const auto& w : storages)
+    if (Entry* e = find(w._unsafe_get_target()); e && !w.expired() && e->residency != Residency::persistent_weight) change(*e, residency);
 }
 
 void Residencies::flush() {

@@ -14,6 +14,9 @@
 
 namespace djinn::hook {
 
+// While it is held, nobody else gets the storage's address.
+using Storages = std::vector<c10::weak_intrusive_ptr<c10::StorageImpl>>;
+
 class Residencies {
  public:
   using Residency = graph::DataResidency;
@@ -31,11 +34,11 @@ class Residencies {
   // A module's parameter or buffer.
   void own(c10::StorageImpl* storage);
   // Keys or values of an attention, with what they were copied from, are added to `fed`.
-  void feed(const c10::StorageImpl* key, std::vector<c10::StorageImpl*>& fed, int depth = 0);
+  void feed(const c10::StorageImpl* key, Storages& fed, int depth = 0);
   bool is_input(const at::Tensor& t) { return entry(t).residency == Residency::input; }
-  // Of these, by their keys: are any alive; those that are and no weights become `residency`.
-  bool any_alive(const std::vector<c10::StorageImpl*>& keys);
-  void settle(const std::vector<c10::StorageImpl*>& keys, Residency residency);
+  // Of these: are any alive; those that are and no weights become `residency`.
+  bool any_alive(const Storages& storages);
+  void settle(const Storages& storages, Residency residency);
 
   // Tells the server what has changed, before the op that follows.
   void flush();

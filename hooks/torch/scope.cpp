@@ -670,6 +670,7 @@ class Annotation final : public c10::OperatorKernel {
   void operator()(const c10::OperatorHandle& handle, c10::DispatchKeySet keys, Stack* stack) {
     djinn_scope& s = scope();
     if (s.annotation) return original_.callBoxed(handle, keys, stack);
+    if (newcomers.load(std::memory_order_relaxed)) scan();
     const size_t base = stack->size() - op_->arguments;
     std::vector<IValue> args(stack->begin() + static_cast<ptrdiff_t>(base), stack->end());
     define(*op_);

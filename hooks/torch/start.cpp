@@ -61,6 +61,20 @@ void wrap(const c10::OperatorName& name) {
   }
 }
 
+// At the start one that cannot be wrapped ends it all; later the program is under way, and goes on without that one.
+void wrap_newcomer(const c10::OperatorName& name) try { wrap(name); } catch (const std::exception& e) {
+  registry().wrapped.insert(c10::toString(name));  // said once
+  host->log(1, ("the operator " + c10::toString(name) + " is not followed: " + e.what()).c_str());
+}
+
+// Half of the operators wrapped would be worse than none.
+void unwrap_all() {
+  std::lock_guard lock(registry().mutex);
+  registry().handles.clear();
+  registry().listening.clear();
+  registry().wrapped.clear();
+}
+
 // Outside every operator PyTorch asks whether cuDNN would take its recurrent layers, and would then call it directly; "no" makes them programs of
 // ops.
 struct CudnnIsNotAcceptable final : c10::OperatorKernel {
@@ -87,16 +101,14 @@ struct Newcomers final : c10::OpRegistrationListener {
 
 void scan() {
   std::lock_guard lock(registry().mutex);
-  if (registry().listening.empty())
-    registry().listening.push_back(c10::Dispatcher::singleton().addRegistrationListener(std::make_unique<Newcomers>()));
+  bool first = registry().listening.empty();
+  if (first) registry().listening.push_back(c10::Dispatcher::singleton().addRegistrationListener(std::make_unique<Newcomers>()));
   newcomers.store(false, std::memory_order_relaxed);
   Quiet quiet;
-  auto* before = c10::WarningUtils::get_warning_handler();
-  c10::WarningUtils::set_warning_handler(&quiet);
-  if (host->op_level() && registry().handles.empty()) decline_cudnn(), decline_fusion();
+  c10::WarningUtils::WarningHandlerGuard guard(&quiet);
+  if (host->op_level() && first) decline_cudnn(), decline_fusion();
   for (auto& name : c10::Dispatcher::singleton().getAllOpNames())
-    if (!registry().wrapped.count(c10::toString(name))) wrap(name);
-  c10::WarningUtils::set_warning_handler(before);
+    if (!registry().wrapped.count(c10::toString(name))) first ? wrap(name) : wrap_newcomer(name);
 }
 
 }  // namespace djinn::hook
@@ -116,6 +128,7 @@ DJINN_HOOK_EXPORT int djinn_torch_start(const djinn_hook_host* table, char* erro
   djinn::hook::track_modules();
   return 0;
 } catch (const std::exception& e) {
+  djinn::hook::unwrap_all();
   std::snprintf(error, size, "the PyTorch hook could not start: %s", e.what());
   return 1;
 }

@@ -195,6 +195,26 @@ void summarise(const SessionState& s) {
       s.device(0).name);
 }
 
+struct Name {
+  std::mutex mutex;
+  std::string text;
+};
+Name& name() {
+  static Name* n = new Name;
+  return *n;
+}
+
+void tell_name_locked() {
+  auto& payload = scratch();
+  wire::Writer(payload).put_string(name().text);
+  post(static_cast<uint32_t>(wire::Opcode::meaning_name), 0, payload);
+}
+
+void tell_name() {
+  std::lock_guard lock(name().mutex);
+  if (!name().text.empty()) tell_name_locked();
+}
+
 void at_exit() {
   if (phase != Phase::open || getpid() != owner) return;
   SessionState& s = *state;
@@ -240,6 +260,7 @@ std::string try_open(Level& how) {
   if (c.debug_fault) watch_faults();
   recorder::start();
   error_line::start();
+  tell_name();
   return {};
 }
 
@@ -259,6 +280,14 @@ bool open_session() {
   phase = Phase::refused;
   say(how, "no device: %s", why.c_str());
   return false;
+}
+
+void name_session(const char* text) {
+  Phase now = phase.load(std::memory_order_acquire);
+  if (now != Phase::closed && now != Phase::open) return;  // in a forked child another thread of the parent may have the lock
+  std::lock_guard lock(name().mutex);
+  name().text = text;
+  if (session()) tell_name_locked();  // else tell_name() comes after `phase`, and finds it
 }
 
 cudaError_t session_error() {

@@ -31,6 +31,8 @@ bool checking();
 
 // Loads the hook for PyTorch when libtorch is there and it has not been loaded yet (interpose/entry/hook.cpp).
 void load_hook();
+// What the session is called: told at once, or when it opens. A name opens none: a program may fork after it, or never use a device.
+void name_session(const char* name);
 // "2.14.1+cu130" and the torch package's folder, of the libtorch in this process; empty without.
 struct TorchInProcess {
   std::string version, directory;

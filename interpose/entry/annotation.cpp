@@ -2,7 +2,7 @@
 // name for its session. Without Djinn in the process the functions are not there, and the program has lost nothing.
 #include <cstring>
 
-#include "interpose/client.hpp"
+#include "interpose/batch/session.hpp"
 #include "interpose/shadow/module_path.hpp"
 
 namespace djinn {
@@ -45,11 +45,10 @@ DJINN_EXPORT void djinn_phase_end(void) {
   scope().label = l.outer[l.depth];
 }
 
-// What the session is called wherever it is shown; "" takes the name away. 0: told to the server; 1: no name, or no session.
+// What the session is called wherever it is shown; "" takes the name away. 0: the server is told, at the latest when the session opens; 1: no name.
 DJINN_EXPORT int djinn_session_name(const char* name) {
   using namespace djinn;
-  if (!name || (*name && !sensible(name)) || !open_session()) return 1;
-  auto& payload = scratch();
-  wire::Writer(payload).put_string(name);
-  return post(static_cast<uint32_t>(wire::Opcode::meaning_name), 0, payload) == 0;
+  if (!name || (*name && !sensible(name))) return 1;
+  name_session(name);
+  return 0;
 }

@@ -167,15 +167,14 @@ void load_hook() {
   void* library = dlopen(path.c_str(), RTLD_LAZY | RTLD_LOCAL);
   auto built_for = library ? reinterpret_cast<djinn_torch_version_fn>(dlsym(library, "djinn_torch_version")) : nullptr;
   auto start = library ? reinterpret_cast<djinn_torch_start_fn>(dlsym(library, "djinn_torch_start")) : nullptr;
+  const char* without_it = op_level() ? "ops cannot be forwarded" : "what ops are part of is not told";
   char error[1024] = "";
   if (access(path.c_str(), R_OK) != 0)
-    snprintf(error, sizeof error, "this process has torch %s, this build has hooks for torch %s: ops cannot be forwarded", here.c_str(),
-             hooks_here().c_str());
+    snprintf(error, sizeof error, "this process has torch %s, this build has hooks for torch %s: %s", here.c_str(), hooks_here().c_str(), without_it);
   else if (!library) snprintf(error, sizeof error, "the PyTorch hook cannot be loaded: %s", dlerror());
   else if (!start || !built_for) snprintf(error, sizeof error, "%s is not Djinn's PyTorch hook", path.c_str());
   else if (built_for() != minor_of(here))
-    snprintf(error, sizeof error, "the PyTorch hook was built for torch %s, this process has torch %s: ops cannot be forwarded", built_for(),
-             here.c_str());
+    snprintf(error, sizeof error, "the PyTorch hook was built for torch %s, this process has torch %s: %s", built_for(), here.c_str(), without_it);
   if (error[0] || start(&kHost, error, sizeof error)) say(Level::error, "%s", error);
 }
 

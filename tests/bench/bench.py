@@ -117,7 +117,7 @@ def meaning(options, result):
         for case in ("cnn", "gpt", "decode"):
             got, ratios = in_turns(legs, case, options.threads[0], 2 * options.rounds, options.scale)
             front = [y["front"] / x["front"] for x, y in zip(got["off"], got["on"])]
-            extra = {k: got["on"][-1]["counters"][k] - got["off"][-1]["counters"][k] for k in ("bytes", "frames")}
+            extra = {k: statistics.median(y["counters"][k] - x["counters"][k] for x, y in zip(got["off"], got["on"])) for k in ("bytes", "frames")}
             row = dict(case=case, ratio=statistics.median(ratios), ratio_quartiles=statistics.quantiles(ratios, n=4)[::2], front=statistics.median(front), extra=extra)
             result["meaning"].append(row)
             print(f"meaning {case:8s} on/off {row['ratio']:.3f} ({row['ratio_quartiles'][0]:.3f}–{row['ratio_quartiles'][1]:.3f}), the client's part "

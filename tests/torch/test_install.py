@@ -49,6 +49,17 @@ except RuntimeError as e:
             sentences = [line for line in done.err.splitlines() if sentence in line]
             self.assertEqual(len(sentences), 1, str(done))
 
+    def test_at_call_level_a_torch_without_a_hook_goes_on(self):
+        with tempfile.TemporaryDirectory(prefix="djinn-other-") as folder, Server("--check") as server:
+            for library in BUILD.glob("libdjinn*.so"):
+                if "torch-" not in library.name:
+                    shutil.copy(library, folder)
+            done = run("import torch\nx = torch.ones(3, device='cuda') + 1\ntorch.cuda.synchronize()", server, LD_PRELOAD=f"{folder}/libdjinn.so",
+                       DJINN_LEVEL="call", DJINN_SUMMARY="off")
+        sentences = [line for line in done.err.splitlines() if line.startswith("djinn: ")]
+        self.assertEqual(len(sentences), 1, str(done))
+        self.assertTrue(sentences[0].endswith("hooks for torch none: what ops are part of is not told"), str(done))
+
     def test_a_hook_of_another_torch_is_refused_in_one_sentence(self):
         def spoil(hook):
             minor = f"\0{TORCH_MINOR}\0".encode()
