@@ -41,6 +41,7 @@ constexpr size_t kNodesKept = 1 << 16, kNodesInPart = 1 << 10;
 constexpr size_t kThreadsGone = 64;
 struct Place {
   uint32_t module = 0, label = 0;
+  uint32_t line = 0;  // of the program's Python, from host->line
 };
 class Nodes {
  public:
@@ -99,12 +100,15 @@ struct OwnNodes {
   }
 };
 
-// Nodes made since the last time belong to this place.
+// Nodes made since the last time belong to this place, and to the line that this thread is at if the place has none.
 void note_nodes(Place here) {
   static thread_local OwnNodes own;
-  if (uint64_t next = at::sequence_number::peek(); next != own.nodes->noted()) own.nodes->note(next, here);
+  uint64_t next = at::sequence_number::peek();
+  if (next == own.nodes->noted()) return;
+  if (!here.line) here.line = host->line();
+  own.nodes->note(next, here);
 }
-Place scope_place() { return {scope().module, scope().label}; }
+Place scope_place() { return {scope().module, scope().label, scope().line}; }
 
 Place maker_of(uint64_t thread, uint64_t number) {
   static thread_local std::pair<uint64_t, std::shared_ptr<const Nodes>> latest{~0ull, nullptr};
@@ -413,7 +417,7 @@ Told note(const Op& op, std::span<const c10::IValue> arguments, std::span<const 
     look(r, h.step, op, arguments);
   }
   r.flush();
-  return {{context, w.step}, w.place.module};
+  return {{context, w.step}, w.place.module, w.place.line};
 }
 
 void made(const Op& op, std::span<const c10::IValue> arguments, std::span<const c10::IValue> results) {

@@ -20,6 +20,7 @@ bool on();
 struct Told {
   wire::op::OpContext context;  // id 0: none
   uint32_t module;              // number of its path
+  uint32_t line;                // of an op of the backward: its forward's; else 0
 };
 Told note(const Op& op, std::span<const c10::IValue> arguments, std::span<const c10::IValue> results);
 // Results that were not there yet.

@@ -19,6 +19,8 @@
 #include <c10/cuda/CUDAFunctions.h>
 #include <c10/cuda/CUDAStream.h>
 
+#include <tuple>
+
 #include "hooks/torch/convolution.hpp"
 #include "hooks/torch/each_tensor.hpp"
 #include "hooks/torch/encode.hpp"
@@ -335,36 +337,38 @@ class OpScope final : public c10::OperatorKernel {
   }
 
   // What is posted meanwhile is of this module, for errors: in the backward autograd knows it, and no module is being called.
-  class OfModule {
+  class OfPlace {
    public:
-    explicit OfModule(uint32_t module) : before_(scope().module) { scope().module = module; }
-    ~OfModule() { scope().module = before_; }
-    OfModule(const OfModule&) = delete;
-    OfModule& operator=(const OfModule&) = delete;
+    explicit OfPlace(std::pair<uint32_t, uint32_t> place) : before_{scope().module, scope().line} {
+      std::tie(scope().module, scope().line) = place;
+    }
+    ~OfPlace() { std::tie(scope().module, scope().line) = before_; }
+    OfPlace(const OfPlace&) = delete;
+    OfPlace& operator=(const OfPlace&) = delete;
 
    private:
-    uint32_t before_;
+    std::pair<uint32_t, uint32_t> before_;
   };
 
-  // The module that the op is of.
-  uint32_t finish(Random& random, std::span<const IValue> args, std::span<const IValue> results, uint32_t scope_id = 0) {
+  // The module that the op is of, and the line if it is known here.
+  std::pair<uint32_t, uint32_t> finish(Random& random, std::span<const IValue> args, std::span<const IValue> results, uint32_t scope_id = 0) {
     random.encode(encoder);
     uint32_t flags = global_flags() | random.flags();
-    uint32_t module = scope().module;
+    std::pair place{scope().module, scope().line};
     if (meaning::on()) {
       auto told = meaning::note(*op_, args, results);
-      module = told.module;
+      place = {told.module, told.line};
       if (told.context.context) {
         encoder.context(told.context);
         flags |= wire::op::kContextGiven;
       }
     }
     encoder.finish({op_->id, static_cast<uint16_t>(op_->arguments), static_cast<uint16_t>(op_->returns), flags, scope_id});
-    return module;
+    return place;
   }
 
   void send(Random& random, const Arguments& about, Path path, std::span<const IValue> args, std::span<const IValue> results, uint32_t scope_id = 0) {
-    OfModule module(finish(random, args, results, scope_id));
+    OfPlace place(finish(random, args, results, scope_id));
     char text[2048];
     TORCH_CHECK(!host->sticky_error(text, sizeof text), "CUDA error: ", text);
     if (__atomic_load_n(host->captures, __ATOMIC_RELAXED)) {
@@ -646,7 +650,7 @@ class OpScope final : public c10::OperatorKernel {
     }
     for (size_t i = 0; i < op_->returns; i++) encoder.none();
     random.advance(args);
-    OfModule module(finish(random, args, {}));
+    OfPlace place(finish(random, args, {}));
     host->count_op(0, 0, 1);
     PlainState plain;
     auto results = query(*op_, encoder, args, device);
