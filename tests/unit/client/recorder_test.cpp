@@ -257,7 +257,7 @@ TEST_CASE("child: a forked child ends first", "[.][record-fork]") {
     bool quiet = !recorder::recording();
     run_op(1);
     recorder::tick();
-    recorder::finish();
+    recorder::finish(false);
     _exit(quiet ? 0 : 1);
   }
   int status = -1;
