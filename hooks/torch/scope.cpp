@@ -339,9 +339,7 @@ class OpScope final : public c10::OperatorKernel {
   // What is posted meanwhile is of this module, for errors: in the backward autograd knows it, and no module is being called.
   class OfPlace {
    public:
-    explicit OfPlace(std::pair<uint32_t, uint32_t> place) : before_{scope().module, scope().line} {
-      std::tie(scope().module, scope().line) = place;
-    }
+    explicit OfPlace(std::pair<uint32_t, uint32_t> place) : before_{scope().module, scope().line} { std::tie(scope().module, scope().line) = place; }
     ~OfPlace() { std::tie(scope().module, scope().line) = before_; }
     OfPlace(const OfPlace&) = delete;
     OfPlace& operator=(const OfPlace&) = delete;

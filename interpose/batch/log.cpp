@@ -51,10 +51,7 @@ std::vector<wire::Timing> take_timings(wire::Reader& r) {
 
 // "aten::embedding in transformer.wte (train.py:31)"
 std::string with_place(std::string_view operation, Ticket t) {
-  std::string all(operation), path = module_path(module_of(t)), line = error_line::text(error_line::of(t));
-  if (!all.empty() && !path.empty()) all += " in " + path;
-  if (!all.empty() && !line.empty()) all += " (" + line + ")";
-  return all;
+  return operation.empty() ? std::string{} : std::string(operation) + error_line::place(module_of(t), error_line::of(t));
 }
 
 // The line that posts it, where it is work of the program's, which may fail; asked without the log's lock, because a new line takes its time. In

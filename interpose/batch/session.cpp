@@ -383,11 +383,13 @@ void say(Level level, const char* format, ...) {
 void say_absent(const char* function, const char* reason) {
   static std::mutex mutex;
   static auto* said = new std::vector<const char*>;
-  std::lock_guard lock(mutex);
-  for (const char* s : *said)
-    if (!strcmp(s, function)) return;
-  said->push_back(function);
-  say(Level::warning, "%s is not supported: %s", function, reason);
+  {
+    std::lock_guard lock(mutex);
+    for (const char* s : *said)
+      if (!strcmp(s, function)) return;
+    said->push_back(function);
+  }
+  say(Level::warning, "%s%s is not supported: %s", function, error_line::place(scope().module, error_line::here()).c_str(), reason);
 }
 
 }  // namespace djinn

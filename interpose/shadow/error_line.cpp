@@ -9,6 +9,7 @@
 #include <algorithm>
 
 #include "interpose/batch/configuration.hpp"
+#include "interpose/shadow/module_path.hpp"
 #include "interpose/shadow/python_line.hpp"
 
 namespace djinn::error_line {
@@ -143,10 +144,12 @@ uint32_t here() {
   return meaning == kInner ? 0 : static_cast<uint32_t>(meaning);
 }
 
-std::string text(uint32_t line) {
-  if (!line) return {};
+std::string place(uint32_t module, uint32_t line) {
+  std::string all = module_path(module);
+  if (!all.empty()) all = " in " + all;
+  if (!line) return all;
   python::Place p = python::place(line);
-  return p.file + ":" + std::to_string(p.line);
+  return all + " (" + p.file + ":" + std::to_string(p.line) + ")";
 }
 
 }  // namespace djinn::error_line

@@ -20,8 +20,8 @@ namespace djinn::error_line {
 void start();
 // The number of the innermost line that is not PyTorch's in this thread (python::place); 0: not known.
 uint32_t here();
-// "train.py:31"; empty for 0.
-std::string text(uint32_t line);
+// " in transformer.wte (train.py:31)", of what is known.
+std::string place(uint32_t module, uint32_t line);
 
 // As ticket_modules: more tickets than can be under way.
 inline std::array<std::atomic<uint32_t>, 2 * wire::kCreditTickets> ticket_lines{};

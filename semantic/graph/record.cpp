@@ -100,7 +100,8 @@ class Walk {
     Shape shape;
     bool fits = read_shape(in_, rank, shape);
     skip(rank);  // strides
-    fits&& in_.ok() ? out_.results.push_back({index, shape}) : in_.fail();
+    if (!fits) return in_.fail();
+    if (in_.ok()) out_.results.push_back({index, shape});
   }
   void members(unsigned n, uint32_t argument, unsigned depth) {
     if (depth >= kDepthMax) return in_.fail();

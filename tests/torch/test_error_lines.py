@@ -71,7 +71,12 @@ def kept():
     thread.join()
 
 
-dict(late=late, thread=in_a_thread, backward=backward, kept=kept)[sys.argv[1]]()
+def absent():
+    import ctypes
+    ctypes.CDLL(None).cudaMallocArray(None, None, 4, 4, 0)  # ABSENT
+
+
+dict(absent=absent, late=late, thread=in_a_thread, backward=backward, kept=kept)[sys.argv[1]]()
 """
 
 
@@ -110,6 +115,10 @@ class ErrorLines(Case):
     def test_switched_off_no_line_is_named(self):
         _, message = self.said("late", "0", DJINN_PERF="no_error_lines")
         self.assertIn("aten::embedding in table: ", message)
+
+    def test_what_is_not_supported_is_named_with_its_line(self):
+        done = run(self.program, self.server, ["absent"])
+        self.assertIn(f"cudaMallocArray ({self.program}:{line_of('# ABSENT')}) is not supported: ", done.err)
 
     def test_who_keeps_the_interpreter_does_not_stop_it(self):
         self.assertEqual(self.said("kept", "0"), ["DONE 16.0"])

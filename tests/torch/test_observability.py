@@ -100,7 +100,8 @@ class Graph(harness.Case):
         self.assertIn("<b>up</b>", page)
         dot = self.graph("--dot")
         self.assertEqual(dot.count("{"), dot.count("}"))
-        self.assertRegex(dot, r'n\d+ \[label="blocks\.0\.up \[backward\]\\n')
+        self.assertRegex(dot, r'n\d+ \[label="blocks\.\*\.up \[backward\]\\n')
+        self.assertRegex(self.graph("--layers", "--dot"), r'n\d+ \[label="blocks\.0\.up \[backward\]\\n')
         self.assertRegex(dot, r"n\d+ -> n\d+ \[label=\"[\d.]+ \w*B \w+\"\]")
 
     def test_metrics_by_phase(self):
