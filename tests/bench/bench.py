@@ -110,17 +110,21 @@ def messages_without_idle_flush(options, result):
         djinn.close()
 
 
-def meaning(options, result):
-    """What it costs that the server is told what ops are part of: the same with DJINN_MEANING=off, in turns."""
+# What costs something in every op and can be switched off.
+SWITCHED = dict(meaning=dict(DJINN_MEANING="off"), error_lines=dict(DJINN_PERF="no_error_lines"))
+
+
+def switched(what, options, result):
+    """What it costs that the server is told what ops are part of, or that errors name lines: the same switched off, in turns."""
     with Server("--threads", options.threads[0]) as server:
-        legs = {name: Leg("cuda", client_environment(server, DJINN_SUMMARY="off", DJINN_MEANING=name)) for name in ("off", "on")}
+        legs = {name: Leg("cuda", client_environment(server, DJINN_SUMMARY="off", **environment)) for name, environment in (("off", SWITCHED[what]), ("on", {}))}
         for case in ("cnn", "gpt", "decode"):
             got, ratios = in_turns(legs, case, options.threads[0], 2 * options.rounds, options.scale)
             front = [y["front"] / x["front"] for x, y in zip(got["off"], got["on"])]
             extra = {k: statistics.median(y["counters"][k] - x["counters"][k] for x, y in zip(got["off"], got["on"])) for k in ("bytes", "frames")}
             row = dict(case=case, ratio=statistics.median(ratios), ratio_quartiles=statistics.quantiles(ratios, n=4)[::2], front=statistics.median(front), extra=extra)
-            result["meaning"].append(row)
-            print(f"meaning {case:8s} on/off {row['ratio']:.3f} ({row['ratio_quartiles'][0]:.3f}–{row['ratio_quartiles'][1]:.3f}), the client's part "
+            result[what].append(row)
+            print(f"{what} {case:8s} on/off {row['ratio']:.3f} ({row['ratio_quartiles'][0]:.3f}–{row['ratio_quartiles'][1]:.3f}), the client's part "
                   f"{row['front']:.3f}, {extra['bytes']:+.0f} bytes, {extra['frames']:+.2f} messages", flush=True)
         for leg in legs.values():
             leg.close()
@@ -174,10 +178,11 @@ def main():
     options.scale = 1.0
     if options.smoke:
         options.rounds, options.scale, options.threads = 2, 0.2, options.threads[-1:]
-    result = dict(machine=machine(), link=options.link, steps=[], messages=[], meaning=[], bandwidth=[], posted=[])
+    result = dict(machine=machine(), link=options.link, steps=[], messages=[], meaning=[], error_lines=[], bandwidth=[], posted=[])
     steps(options, result)
     messages_without_idle_flush(options, result)
-    meaning(options, result)
+    for what in SWITCHED:
+        switched(what, options, result)
     bandwidth(options, result)
     posted_command(options, result)
     if options.json:
