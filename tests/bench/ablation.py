@@ -101,11 +101,12 @@ def modelled(folder, model, work, steps):
 
 
 def rows_of(model, work, steps):
+    many = steps if work == "train" else 5 * steps  # a token is soon over
     with tempfile.TemporaryDirectory(prefix="djinn-ablation-") as folder:
-        model_times, unknown = modelled(folder, model, work, steps)
+        model_times, unknown = modelled(folder, model, work, many)
     for mode in MODES:
         for rtt in RTTS:
-            few = steps if rtt < 10 or work == "train" else max(5, steps // 4)
+            few = many if rtt < 10 else steps
             got = client(mode, model, work, few, rtt)
             row = dict(model=model, work=work, mode=mode, rtt_ms=rtt, steps=few, **{k: round(got[k], 3) for k in COUNTS})
             if mode == "op":
