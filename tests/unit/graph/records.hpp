@@ -31,9 +31,9 @@ inline Bytes define_tensor(uint32_t id, uint64_t address, const std::vector<int6
   d.dtype = dtype;
   d.address = address;
   std::vector<int64_t> strides(sizes.size());
-  int64_t stride = 1;
-  for (size_t i = sizes.size(); i--; stride *= sizes[i]) strides[i] = stride;
-  d.storage_bytes = static_cast<uint64_t>(stride) * 4;
+  uint64_t stride = 1;  // may wrap, where a test wants more than there is
+  for (size_t i = sizes.size(); i--; stride *= static_cast<uint64_t>(sizes[i])) strides[i] = static_cast<int64_t>(stride);
+  d.storage_bytes = stride * 4;
   Bytes b;
   wire::Writer w(b);
   w.put(d);
