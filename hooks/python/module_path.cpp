@@ -3,7 +3,6 @@
 
 #include <dlfcn.h>
 #include <pthread.h>
-#include <signal.h>
 #include <unistd.h>
 
 #include <atomic>
@@ -15,6 +14,7 @@
 #include "hooks/torch/host.hpp"
 #include "hooks/torch/meaning.hpp"
 #include "hooks/torch/scope.hpp"
+#include "semantic/abi/thread.hpp"
 
 namespace djinn::hook {
 
@@ -345,24 +345,13 @@ void* surround_instead(void*) {
   return nullptr;
 }
 
-void start_detached(void* (*run)(void*)) {
-  sigset_t all, before;  // the program's signal handlers run on its own threads
-  sigfillset(&all);
-  pthread_sigmask(SIG_SETMASK, &all, &before);
-  if (pthread_t thread; pthread_create(&thread, nullptr, run, nullptr) == 0) {
-    pthread_setname_np(thread, "djinn-modules");
-    pthread_detach(thread);
-  }
-  pthread_sigmask(SIG_SETMASK, &before, nullptr);
-}
-
 }  // namespace
 
 void track_modules() {
   if (!host->perf("module_paths") || !python.find()) return;
   pthread_atfork(nullptr, nullptr, [] { in_child = true; });
   python.AddPendingCall(surround, nullptr);
-  start_detached(surround_instead);
+  start_detached(surround_instead, "djinn-modules");
 }
 
 }  // namespace djinn::hook

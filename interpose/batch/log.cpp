@@ -51,7 +51,7 @@ std::vector<wire::Timing> take_timings(wire::Reader& r) {
 
 // "aten::embedding in transformer.wte (train.py:31)"
 std::string with_place(std::string_view operation, Ticket t) {
-  return operation.empty() ? std::string{} : std::string(operation) + error_line::place(module_of(t), error_line::of(t));
+  return operation.empty() ? std::string{} : std::string(operation) + error_line::place_of(t);
 }
 
 // The line that posts it, where it is work of the program's, which may fail; asked without the log's lock, because a new line takes its time. In
@@ -124,8 +124,7 @@ Ticket Log::append_locked(uint32_t opcode, uint16_t flags, std::span<const std::
   }
   ++count_;
   count(counters().posted);
-  note_module(next_, scope().module);
-  error_line::note(next_, line);
+  error_line::note(next_, scope().module, line);
   if (work::names(opcode)) work::take_name(opcode, payload);
   if (uint32_t watched = work::watched()) {
     if (watched & work::kProfiler) activity::posted(opcode, next_, payload);

@@ -2,7 +2,8 @@
 #include "interpose/link/link.hpp"
 
 #include <pthread.h>
-#include <signal.h>
+
+#include "semantic/abi/thread.hpp"
 
 namespace djinn::link {
 
@@ -39,13 +40,9 @@ std::string Link::open() {
     devices_.push_back(
         {d.name.c_str(), d.total_memory, d.lease_bytes, d.major, d.minor, d.multiprocessors, d.threads_per_multiprocessor, d.clock_khz, d.l2_bytes});
   looked_ = ticked_ = pinged_ = Clock::now();
-  // The program's signal handlers run on its own threads.
-  sigset_t all, before;
-  sigfillset(&all);
-  pthread_sigmask(SIG_SETMASK, &all, &before);
+  SignalsBlocked blocked;
   pump_ = std::thread([this] { run(); });
   pthread_setname_np(pump_.native_handle(), "djinn-link");
-  pthread_sigmask(SIG_SETMASK, &before, nullptr);
   return {};
 }
 

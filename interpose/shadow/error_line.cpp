@@ -100,7 +100,7 @@ bool inner(const std::string& file) {
 uint32_t ask() {
   std::array<Frame, kFramesMax> walked;
   size_t count = 0, at = 0;
-  walk(careful, [&](const Frame& f) { return walked[count++] = f, true; });
+  walk(lines == Lines::known ? plain : careful, [&](const Frame& f) { return walked[count++] = f, true; });
   if (!count) return 0;
   auto answered = python::Where().answer();
   if (++asked >= kAsksMax || (answered.empty() && ++unanswered >= kUnansweredMax)) lines = Lines::unknown;

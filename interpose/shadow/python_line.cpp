@@ -2,8 +2,6 @@
 #include "interpose/shadow/python_line.hpp"
 
 #include <dlfcn.h>
-#include <pthread.h>
-#include <signal.h>
 #include <string.h>
 
 #include <atomic>
@@ -12,6 +10,8 @@
 #include <deque>
 #include <map>
 #include <mutex>
+
+#include "semantic/abi/thread.hpp"
 
 namespace djinn::python {
 
@@ -214,14 +214,7 @@ void* run(void*) {
 void start_locked(Asker& a) {
   if (a.started) return;
   a.started = true;
-  sigset_t all, before;  // the program's signal handlers run on its own threads
-  sigfillset(&all);
-  pthread_sigmask(SIG_SETMASK, &all, &before);
-  if (pthread_t thread; pthread_create(&thread, nullptr, run, nullptr) == 0) {
-    pthread_setname_np(thread, "djinn-python");
-    pthread_detach(thread);
-  }
-  pthread_sigmask(SIG_SETMASK, &before, nullptr);
+  start_detached(run, "djinn-python");
 }
 
 }  // namespace

@@ -98,12 +98,12 @@ void Broker::announce() {
   for (const auto& l : listeners_)
     where += fmt::format("{}{} (front door {})", where.empty() ? "" : ", ", l->endpoint().text(), l->front_endpoint().text());
   std::string device = options_.devices == 1 ? "device " + options_.device : fmt::format("{} devices {}", options_.devices, options_.device);
-  std::string line = fmt::format("listening on {}, {}, {} threads, {:.1f} GiB{}, {}", where, device, options_.threads,
-                                 static_cast<double>(options_.memory) / (1 << 30), options_.devices == 1 ? "" : " each",
+  std::string line = fmt::format("djinn-gpu-server {}: listening on {}, {}, {} threads, {:.1f} GiB{}, {}", DJINN_VERSION, where, device,
+                                 options_.threads, static_cast<double>(options_.memory) / (1 << 30), options_.devices == 1 ? "" : " each",
                                  torch.empty() ? "no torch: call level only" : "torch " + torch);
   // said at every log level, but a machine that reads the log is given nothing that is no JSON
-  if (options_.log_format == "json") spdlog::info("{} {}", "djinn-gpu-server " DJINN_VERSION ":", line);
-  else fmt::print(stderr, "djinn-gpu-server {}: {}\n", DJINN_VERSION, line);
+  if (options_.log_format == "json") spdlog::info("{}", line);
+  else fmt::print(stderr, "{}\n", line);
   if (options_.ready_fd < 0) return;
   line = "ready " + listeners_.front()->endpoint().text() + "\n";
   if (::write(options_.ready_fd, line.data(), line.size()) < 0) spdlog::warn("--ready-fd {}: {}", options_.ready_fd, strerror(errno));

@@ -51,8 +51,8 @@ def durations(record, begin):
             w = record.worked[p.ticket]
             exact[p.name, p.module, p.phase].append((w.end - w.begin) / 1e9)
             by_name[p.name].append((w.end - w.begin) / 1e9)
-    usual = lambda table: {k: statistics.fmean(v) for k, v in table.items()}
-    return usual(exact), usual(by_name)
+    mean = lambda table: {k: statistics.fmean(v) for k, v in table.items()}
+    return mean(exact), mean(by_name)
 
 
 class CallLevel(_predict.Program):
@@ -73,7 +73,7 @@ class CallLevel(_predict.Program):
                     self.unknown[name or f"no op: {p.name}"] += 1
                 self.service[p.ticket], pending = seconds or 0.0, None
         if blind:
-            self.leave_out(lambda p: 0x80 <= p.opcode <= 0x85)
+            self.leave_out(lambda p: _predict.MEANING[0] <= p.opcode <= _predict.MEANING[1])
 
     def leave_out(self, unwanted):
         """As if it had not been posted: who waited for it waits for what came before."""

@@ -2,6 +2,7 @@
 and without it, from threads, from the backward, and while another thread keeps the interpreter."""
 import pathlib
 import sys
+import tempfile
 import unittest
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
@@ -88,7 +89,6 @@ class ErrorLines(Case):
     @classmethod
     def setUpClass(cls):
         super().setUpClass()
-        import tempfile
         cls.folder = tempfile.TemporaryDirectory()
         cls.addClassCleanup(cls.folder.cleanup)
         cls.program = pathlib.Path(cls.folder.name) / "program.py"

@@ -42,6 +42,13 @@ def endpoint(options):
     return f"ipc://{runtime}/djinn/server" if runtime.startswith("/") and os.access(runtime, os.W_OK) else f"ipc:///tmp/djinn-{os.getuid()}/server"
 
 
+def write(path, content):
+    try:
+        pathlib.Path(path).write_text(content, encoding="utf-8")
+    except OSError as error:
+        raise Problem(f"{path} cannot be written: {error.strerror}") from None
+
+
 def ask(options, *question, timeout=15):
     """Asks the server through its own binary (`djinn-gpu-server --stats` and the like), and reads its JSON."""
     env = {k: v for k, v in os.environ.items() if k != "LD_PRELOAD"}

@@ -6,7 +6,8 @@ import linecache
 import pathlib
 import sys
 
-from . import Problem, _predict, _record, _recording, _show
+from . import _predict, _record, _recording, _show
+from ._parts import write
 
 HELP = "run a program and say which of its lines wait for the device, and what they cost over a network"
 
@@ -32,10 +33,7 @@ def main(options):
     for f in findings:
         print(tell(f))
     if options.json:
-        try:
-            pathlib.Path(options.json).write_text(json.dumps(findings, indent=1) + "\n")
-        except OSError as e:
-            raise Problem(f"{options.json} cannot be written: {e.strerror}") from None
+        write(options.json, json.dumps(findings, indent=1) + "\n")
     return status
 
 

@@ -1,10 +1,9 @@
 """`djinn graph`: what a session did, by module and phase: time, FLOPs, bytes, and which module made what another read. While it runs, and for the last
 sessions that have ended. A table for people, or a file: JSON, Graphviz, or one page of HTML that needs nothing else."""
 import json
-import pathlib
 
 from . import Problem, _graph, _page, _show
-from ._parts import ask
+from ._parts import ask, write
 
 HELP = "show what a session did, by module and phase"
 DOT_MODULES_MAX = 60  # more boxes than that and nobody sees anything
@@ -78,13 +77,6 @@ def dot(graph, layers=False):
         if a in number and b in number and a != b:
             lines.append(f"  n{number[a]} -> n{number[b]} [label=\"{_show.size(sum(bytes_by.values()))} {bytes_by.most_common(1)[0][0]}\"];")
     return "\n".join([*lines, "}", ""])
-
-
-def write(path, content):
-    try:
-        pathlib.Path(path).write_text(content, encoding="utf-8")
-    except OSError as error:
-        raise Problem(f"{path} cannot be written: {error.strerror}") from None
 
 
 def main(options):

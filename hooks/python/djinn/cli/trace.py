@@ -1,10 +1,10 @@
 """Runs a program with a recording and draws one timeline of it, which ui.perfetto.dev and chrome://tracing open: the client's threads with the ops that they post and
 the waits with their Python lines, the wire with its frames, the server's work by the client's clock, and arrows from each op to where it was executed."""
 import json
-import pathlib
 import sys
 
-from . import Problem, _record, _recording
+from . import _record, _recording
+from ._parts import write
 
 HELP = "run a program and write a timeline of client, wire and server (Perfetto)"
 
@@ -25,10 +25,7 @@ def main(options):
     events, first = [], min(r.session.unix for r in records)
     for number, record in enumerate(records):
         events += timeline(record, 10 * number, record.session.unix - first)
-    try:
-        pathlib.Path(options.output).write_text(json.dumps(dict(displayTimeUnit="ms", traceEvents=events), ensure_ascii=False), encoding="utf-8")
-    except OSError as e:
-        raise Problem(f"{options.output} cannot be written: {e.strerror}") from None
+    write(options.output, json.dumps(dict(displayTimeUnit="ms", traceEvents=events), ensure_ascii=False))
     ops = sum(bool(p.name) for r in records for p in r.posted)
     print(f"djinn trace: {options.output}: {ops:,} ops and calls, {sum(len(r.waited) for r in records):,} waits, {sum(len(r.sent) for r in records):,} messages; "
           "open it with ui.perfetto.dev", file=sys.stderr)
